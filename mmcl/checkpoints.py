@@ -1,0 +1,95 @@
+"""Folders of tensors and a little JSON that are either whole or not there."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint."""
+
+    path: Path
+    state: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Tensors of one of its files, on the CPU."""
+        return load_file(self.path / f"{name}.safetensors")
+
+
+def write(
+    folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
+) -> Path:
+    """Write a checkpoint; a kill at any instant leaves the previous ones as they were.
+
+    All goes to a temporary name and to the disk before it is renamed.
+
+    Args:
+        folder: of the run's checkpoints.
+        step: that has been done.
+        files: tensors by name, a safetensors file each.
+        state: what JSON can hold.
+        keep: how many to leave; older ones are removed after the new one is in place.
+    """
+    final = folder / f"step-{step:08d}"
+    partial = folder / f".step-{step:08d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, tensors in files.items():
+        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, partial / f"{name}.safetensors")
+    (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
+    sums = {path.name: _sum(path) for path in sorted(partial.iterdir())}
+    (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
+    for path in partial.iterdir():
+        _sync(path)
+    _sync(partial)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(partial, final)
+    _sync(folder)
+    for old in _listed(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files are what was written, passing over damaged ones with a warning."""
+    for path in reversed(_listed(folder)):
+        try:
+            sums = json.loads((path / "checksums.json").read_text())
+            whole = all(_sum(path / name) == expected for name, expected in sums.items())
+            if whole:
+                return Checkpoint(path, json.loads((path / "state.json").read_text()))
+        except (OSError, ValueError):
+            pass
+        _log.warning("%s is damaged and is passed over", path)
+    return None
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

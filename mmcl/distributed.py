@@ -1,0 +1,137 @@
+"""The one file that talks to torch.distributed.
+
+Convention: partial losses of the processes SUM to the loss of the global batch. So `gather`'s backward sums the
+gradients that the other processes have for our rows, and whoever averages gradients over processes afterwards (DDP
+does) is told by scaling the loss with the number of processes.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def rank() -> int:
+    """Number of this process; 0 where there is only one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def share(rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """(offset, count) of one process's part of ``rows``: equal parts, the first ones one longer where need be.
+
+    >>> [share(10, rank, 3) for rank in range(3)]
+    [(0, 4), (4, 3), (7, 3)]
+    """
+    small, longer = divmod(rows, world_size)
+    return rank * small + min(rank, longer), small + (rank < longer)
+
+
+def gather(x: Shaped[Tensor, "batch ..."], rows: int) -> Shaped[Tensor, "all_batch ..."]:
+    """Rows of all processes in the order of the ranks, with gradient.
+
+    Args:
+        x: this process's `share` of the rows.
+        rows: of the global batch.
+    """
+    return x if world_size() == 1 else _Gather.apply(x, rows)  # type: ignore[no-any-return]
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over processes, with gradient."""
+    return x if world_size() == 1 else _Total.apply(x)  # type: ignore[no-any-return]
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over processes, as DDP does for the parameters that it wraps."""
+    if world_size() == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:  # nothing reached it here, but something may have elsewhere
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= world_size()
+
+
+def collect(value: Any) -> list[Any]:
+    """``value`` of every process, on every process (small picklable things, between our own processes)."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def requested_processes() -> int | None:
+    """How many processes the launcher above this one was asked for, where it can be told.
+
+    On CPUs ``accelerate launch --cpu --num_processes 2`` starts one process and leaves no trace of the 2 in the
+    environment, so its own command line is read.
+    """
+    if tasks := os.environ.get("SLURM_STEP_NUM_TASKS"):
+        return int(tasks)
+    try:
+        words = psutil.Process().parent().cmdline()  # type: ignore[union-attr]
+    except (psutil.Error, AttributeError):
+        return None
+    if not any("accelerate" in word for word in words[:3]):
+        return None
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        name, _, joined = word.partition("=")
+        if name in ("--num_processes", "--num-processes") and (joined or value).isdigit():
+            return int(joined or value)
+    return None
+
+
+class _Gather(torch.autograd.Function):
+    """All rows from local rows; backward: the sum over processes of the gradient of the local rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: int) -> Tensor:  # type: ignore[override]
+        shares = [share(rows, r, world_size()) for r in range(world_size())]
+        ctx.offset, ctx.count = shares[rank()]
+        assert x.shape[0] == ctx.count, f"{x.shape[0]} rows where this process's share of {rows} is {ctx.count}"
+        # gloo aborts the process on unequal rows, so the shorter shares are padded by the one row that they may lack
+        longest = shares[0][1]
+        padded = x.new_zeros((longest, *x.shape[1:]))
+        padded[: ctx.count] = x
+        parts = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, (_, count) in zip(parts, shares, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad[ctx.offset : ctx.offset + ctx.count], None
+
+
+class _Total(torch.autograd.Function):
+    """Sum over processes; backward: the sum over processes of what each process's partial loss owes to it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad

@@ -1,0 +1,150 @@
+"""Embeddings of shards, in clip-retrieval's layout: <modality>_emb/*.npy beside metadata/*.parquet."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mmcl.data import Source, Stream, find_shards
+from mmcl.data.shards import load_index
+from mmcl.errors import MmclError
+from mmcl.model import Encoder
+from mmcl.types import Batch
+
+FOLDERS = {"image": "img"}  # clip-retrieval abbreviates this one
+FORMAT = 1
+
+
+def embed_shards(
+    encoder: Encoder,
+    source: Source,
+    out: str | Path,
+    *,
+    part_size: int = 10_000,
+    batch_size: int = 256,
+    workers: int = 2,
+) -> dict[str, Any]:
+    """Embed every sample of shards, in the order of the shards.
+
+    Args:
+        encoder: what embeds; the modalities of the source that it has no tower for go into the metadata as texts.
+        source: shards, and where the modalities lie.
+        out: folder to make; it must not hold an export yet.
+        part_size: rows of a part; each part is three or more files of the same number.
+        batch_size: rows that are embedded at once.
+        workers: threads that read and decode.
+
+    Returns:
+        The manifest, which is also ``out/manifest.json``: model, shards, counts, parts.
+
+    Raises:
+        MmclError: shards are missing, the folder is taken, or the model and the shards share no modality.
+    """
+    out = Path(out)
+    if (out / "manifest.json").exists():
+        raise MmclError(f"{out} holds a finished export; remove it, or write to another folder with --out.")
+    modalities = [m for m in source.modalities if m in encoder.modalities]
+    if not modalities:
+        raise MmclError(
+            f"the model has {', '.join(encoder.modalities)}; the shards bring {', '.join(source.modalities)}."
+        )
+    fields = {
+        ("caption" if m == "text" else f"{m} text"): source.modalities[m]
+        for m in modalities
+        if encoder.takes(m) == "text"
+    }
+    if any("json" in members for shard in find_shards(source.shards) for members in load_index(shard).samples.values()):
+        fields["json"] = "json"
+    wider = source.model_copy(update={"modalities": {**source.modalities, **fields}})
+    rows = max(part_size // batch_size, 1) * batch_size
+    stream = Stream(
+        wider,
+        batch_size=batch_size,
+        workers=workers,
+        shuffle=False,
+        transforms={m: encoder.transforms[m] for m in modalities},
+        share=(0, 1),
+    )
+    parts: list[dict[str, Any]] = []
+    bad: list[dict[str, Any]] = []
+    waiting: list[Batch] = []
+    for batch in stream:
+        waiting.append(batch)
+        bad += [b._asdict() for b in batch.bad]
+        if stream.samples_seen % rows == 0 or stream.samples_seen == len(stream):
+            parts.append(_write_part(encoder, modalities, waiting, out, len(parts)))
+            waiting = []
+    manifest = {
+        "format": FORMAT,
+        "model": weights_digest(encoder),
+        "modalities": modalities,
+        "dim": parts[0]["dim"],
+        "samples": sum(part["samples"] for part in parts),
+        "shards": [{"name": i.path.name, "samples": len(i.keys), "digest": i.digest} for i in stream.indexes],
+        "source": source.model_dump(),
+        "parts": parts,
+        "bad_samples": bad,
+    }
+    _put(out / "manifest.json", json.dumps(manifest, indent=1).encode())
+    return manifest
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """A hash of the model's tensors: names, types, shapes and contents, in the order of the names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(encoder.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write_part(
+    encoder: Encoder, modalities: Sequence[str], batches: list[Batch], out: Path, number: int
+) -> dict[str, Any]:
+    """Embed batches and write their files; absent rows are zero vectors, and the metadata says so."""
+    columns: dict[str, list[Any]] = {"key": [key for batch in batches for key in batch.keys]}
+    dim = 0
+    for m in modalities:
+        vectors = torch.cat([_embed(encoder, m, batch) for batch in batches])
+        dim = vectors.shape[1]
+        name = FOLDERS.get(m, m)
+        _put(out / f"{name}_emb" / f"{name}_emb_{number:04d}.npy", vectors.numpy())
+        columns[f"has_{m}"] = [bool(p) for batch in batches for p in batch.present[m]]
+    for name, first in batches[0].columns.items():
+        if isinstance(first, list):
+            columns[name] = [value for batch in batches for value in batch[name]]
+    _put(out / "metadata" / f"metadata_{number:04d}.parquet", pa.table(columns))
+    return {"number": number, "samples": len(columns["key"]), "dim": dim}
+
+
+def _embed(encoder: Encoder, modality: str, batch: Batch) -> torch.Tensor:
+    there = batch.present[modality]
+    if not there.any():
+        return torch.zeros(len(batch), encoder.dim)
+    vectors = encoder.embed_rows(modality, batch[modality][there]).cpu()
+    full = torch.zeros(len(batch), vectors.shape[1])
+    full[there] = vectors
+    return full
+
+
+def _put(path: Path, content: "np.ndarray | pa.Table | bytes") -> None:
+    """A file that is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        elif isinstance(content, np.ndarray):
+            np.save(file, content)
+        else:
+            pq.write_table(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

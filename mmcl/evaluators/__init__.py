@@ -1,0 +1,17 @@
+"""How to measure: pure functions of embeddings and labels, and the parts that name them in a task."""
+
+from mmcl.evaluators.base import RAW, Embedded, Embedder, Evaluator, EvaluatorPart, Example, evaluators
+from mmcl.evaluators.retrieval import Retrieval
+from mmcl.evaluators.zeroshot import ZeroShot
+
+__all__ = [
+    "RAW",
+    "Embedded",
+    "Embedder",
+    "Evaluator",
+    "EvaluatorPart",
+    "Example",
+    "Retrieval",
+    "ZeroShot",
+    "evaluators",
+]

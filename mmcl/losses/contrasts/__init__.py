@@ -1,0 +1,1 @@
+"""How a row of scores becomes a loss: one contrast a file."""

@@ -1,0 +1,114 @@
+"""Terms to a total: what the optimizer minimises."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BeforeValidator, Field, TypeAdapter
+from ruamel.yaml import YAML
+from torch import Tensor, nn
+
+from mmcl.errors import MmclError
+from mmcl.losses.base import LossOutput
+from mmcl.losses.term import Term, TermSpec
+from mmcl.types import Embeddings
+
+
+@cache
+def presets() -> dict[str, list[dict[str, Any]]]:
+    """The papers' names and the terms that they stand for."""
+    return YAML(typ="safe").load(Path(__file__).with_name("presets.yaml"))
+
+
+def _terms(value: Any) -> Any:
+    """A preset's name, one term, or a list of terms, as a list of terms."""
+    if isinstance(value, str):
+        if value not in presets():
+            near = difflib.get_close_matches(value, presets(), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise MmclError(f"no objective is called {value!r}{hint} Known: {', '.join(sorted(presets()))}.")
+        value = presets()[value]
+    return [value] if isinstance(value, dict | TermSpec) else value
+
+
+ObjectiveSpec = Annotated[list[TermSpec], BeforeValidator(_terms), Field(min_length=1)]
+"""Type of a recipe's field that holds an objective."""
+
+
+def check_objective(value: Any) -> list[TermSpec]:
+    """Turn what a recipe says (a preset's name, one term, or a list of terms) into checked terms."""
+    return TypeAdapter(ObjectiveSpec).validate_python(value)
+
+
+class Objective(nn.Module):
+    """Weighted sum of terms.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> objective = Objective(check_objective("clip"))
+        >>> out = objective({"image": torch.randn(8, 16), "text": torch.randn(8, 16)})
+        >>> out.total.shape, list(out.parts)
+        (torch.Size([]), ['cosine_softmax'])
+    """
+
+    def __init__(self, terms: Sequence[TermSpec]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(Term(spec) for spec in terms)
+        titles = [spec.title for spec in terms]
+        self.titles = [t if titles.count(t) == 1 else f"{t}_{i}" for i, t in enumerate(titles)]
+
+    def forward(
+        self,
+        embeddings: Embeddings | Mapping[str, Float[Tensor, "batch dim"]],
+        *,
+        present: Mapping[str, Bool[Tensor, " batch"]] | None = None,
+        keys: Sequence[str] | None = None,
+        step: int = 0,
+    ) -> LossOutput:
+        """Loss and its parts.
+
+        Args:
+            embeddings: the gathered record of a training step, or one (batch, dim) tensor a modality.
+            present: which rows have which modality, where the embeddings are plain tensors; all unless told.
+            keys: rows with equal keys show the same thing; all differ unless told.
+            step: terms switch on and off by it.
+        """
+        if not isinstance(embeddings, Embeddings):
+            embeddings = Embeddings.single(embeddings, present, keys)
+        parts: dict[str, Tensor] = {}
+        _check_modalities(self.terms, embeddings)
+        # a term that is switched off still touches its parameters, so that every process reduces the same gradients
+        total = sum((p.sum() * 0.0 for p in self.parameters()), start=embeddings.ids.new_zeros((), dtype=torch.float32))
+        for title, term in zip(self.titles, self.terms, strict=True):
+            assert isinstance(term, Term)
+            if term.active(step):
+                part = term(embeddings)
+                parts[title] = part.detach()
+                total = total + term.spec.weight * part
+        return LossOutput(total=total, parts=parts)
+
+    def clamp_(self) -> None:
+        """Hold every temperature inside its limits; call after each step of the optimizer."""
+        for term in self.terms:
+            assert isinstance(term, Term)
+            term.temperature.clamp_()
+
+    def temperatures(self) -> dict[str, Float[Tensor, ""]]:
+        """Temperature of each term now, detached."""
+        pairs = zip(self.titles, self.terms, strict=True)
+        return {title: term.temperature.value for title, term in pairs if isinstance(term, Term)}
+
+
+def _check_modalities(terms: nn.ModuleList, embeddings: Embeddings) -> None:
+    have = list(embeddings.local)
+    for term in terms:
+        assert isinstance(term, Term)
+        for pair in term.spec.pairs or []:
+            if not set(pair) <= set(have):
+                raise MmclError(f"objective: {term.spec.title}: the pair {list(pair)} is not among {have}.")
+    if len(have) < 2:
+        raise MmclError(f"objective: a contrast needs two modalities or more; got {have}.")

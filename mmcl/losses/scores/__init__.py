@@ -1,0 +1,1 @@
+"""How well an anchor and a candidate agree: one score a file."""

@@ -1,0 +1,223 @@
+"""What a recipe may say; load, override, save."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from mmcl import bundled
+from mmcl.data import Source
+from mmcl.errors import MmclError
+from mmcl.losses import ObjectiveSpec
+from mmcl.optimizers import OptimizerPart, SchedulePart
+from mmcl.registry import Part, Spec, explain
+from mmcl.towers import Asset, TowerPart
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class DataSpec(Spec):
+    """What to train on."""
+
+    train: Source
+    """Shards, and where the modalities lie in them."""
+    batch_size: Count
+    """Rows of the global batch, over all processes."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Threads of each process that read and decode."""
+
+
+class TrainingSpec(Spec):
+    """How long, and what to leave behind."""
+
+    samples: Count
+    """Samples to see, repeats counted; whole batches, so up to one batch fewer."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the towers; objectives compute in fp32."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the gradient."""
+    log_every_steps: Count = 10
+    """A row of metrics.jsonl and a line."""
+    eval_every_steps: Count | None = None
+    """Measure the tasks; at the end only, where nothing is said."""
+    checkpoint_every_steps: Count | None = None
+    """Leave a checkpoint; at the end only, where nothing is said."""
+    keep_checkpoints: Count = 2
+    """Older ones are removed."""
+    processes: Count | None = None
+    """Refuse to start with another number of processes."""
+
+
+class Recipe(Spec):
+    """One run, complete."""
+
+    run: str
+    """The run folder."""
+    seed: int = 0
+    """Of the weights, the order of samples and their augmentation."""
+    dim: Count
+    """Width of the shared space."""
+    towers: dict[str, TowerPart]
+    """One a modality."""
+    objective: ObjectiveSpec
+    """A preset's name, or a list of terms."""
+    data: DataSpec
+    optimizer: OptimizerPart
+    schedule: SchedulePart
+    training: TrainingSpec
+    tasks: list[str] = []
+    """What to measure, as `mmcl tasks` lists them."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Recipe":
+        have = list(self.data.train.modalities)
+        for modality in self.towers:
+            if modality not in have:
+                raise MmclError(
+                    f"towers.{modality}: data.train.modalities does not say where {modality} lies; it has {have}."
+                )
+        for modality in have:
+            if modality not in self.towers:
+                raise MmclError(f"data.train.modalities.{modality}: there is no tower for {modality}.")
+        for number, term in enumerate(self.objective):
+            for pair in term.pairs or []:
+                if not set(pair) <= set(self.towers):
+                    raise MmclError(f"objective.{number}.pairs: {list(pair)} is not among {list(self.towers)}.")
+        if self.steps < 1:
+            raise MmclError(
+                f"training.samples: {self.training.samples} is less than one batch of {self.data.batch_size}."
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimizer."""
+        return self.training.samples // self.data.batch_size
+
+    def to_yaml(self) -> str:
+        """The recipe, fully resolved."""
+        return dump_yaml(self.model_dump(mode="json"))
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file, one that ships with mmcl, or that of a run.
+
+    A file that the recipe names is looked for beside the recipe first, then in the working directory.
+
+    Args:
+        name: a path to a YAML file, a name as `mmcl recipes` lists it, or a run folder.
+        overrides: ``key.path=value``; the value is YAML. A part given by its name alone replaces the whole part.
+
+    Raises:
+        MmclError: there is no such recipe, or something in it is wrong; all errors at once, each with its path.
+    """
+    path = Path(name) / "recipe.yaml"
+    if path.is_file():
+        content = {**read_yaml(path), "run": str(name)}
+    else:
+        path = bundled.find("recipe", str(name), bundled.shelf("recipes"), ".yaml", "mmcl recipes")
+        content = read_yaml(path)
+    for override in overrides:
+        _override(content, override)
+    for keys, file in assets(check(Recipe, content, str(name))):
+        if not file.is_absolute() and (path.parent / file).is_file():
+            put(content, keys, str(path.parent / file))
+    return check(Recipe, content, str(name))
+
+
+def check(spec: type[Any], content: Any, where: str) -> Any:
+    """``content`` as a checked ``spec``, with all errors in one message.
+
+    Raises:
+        MmclError: something in it is wrong.
+    """
+    try:
+        return spec.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, where) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML 1.2 file.
+
+    Raises:
+        MmclError: it is no YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise MmclError(f"{path}: this is no YAML: {error}") from None
+
+
+def dump_yaml(content: Any) -> str:
+    """YAML that a person likes to read: in the order given, short lists in one line."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 120
+    out = io.StringIO()
+    yaml.dump(content, out)
+    return out.getvalue()
+
+
+def assets(part: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Path]]:
+    """Where in a recipe files are named that a run cannot do without: (path of keys, file)."""
+    found: list[tuple[tuple[str, ...], Path]] = []
+    if isinstance(part, Mapping):
+        for key, value in part.items():
+            found += assets(value, (*path, str(key)))
+    elif isinstance(part, Spec):
+        for key, field in type(part).model_fields.items():
+            value = getattr(part, key)
+            if any(isinstance(mark, Asset) for mark in field.metadata):
+                found.append(((*path, key), value))
+            elif isinstance(value, Mapping | Part | Spec):
+                found += assets(value, (*path, key))
+    return found
+
+
+def put(content: Any, keys: Sequence[str], value: Any) -> None:
+    """Put a value where a path of keys leads."""
+    *parents, last = keys
+    for key in parents:
+        content = content[key]
+    content[last] = value
+
+
+def _override(content: Any, override: str) -> None:
+    path, equals, said = override.partition("=")
+    if not equals or not path:
+        raise MmclError(f"{override!r} is no override; write key.path=value, as in data.batch_size=512.")
+    try:
+        value = YAML(typ="safe", pure=True).load(said)
+    except YAMLError as error:
+        raise MmclError(f"{override!r}: the value is no YAML: {error}") from None
+    place = content
+    *parents, last = path.split(".")
+    for key in parents:
+        place = _step_into(place, key, path)
+    if isinstance(place, list):
+        place[_number(last, place, path)] = value
+    else:
+        place[last] = value
+
+
+def _step_into(place: Any, key: str, path: str) -> Any:
+    if isinstance(place, list):
+        return place[_number(key, place, path)]
+    inner = place.setdefault(key, {})
+    if not isinstance(inner, dict | list):
+        if isinstance(inner, str):  # a part given by its name alone: its arguments may be added
+            inner = place[key] = {"name": inner}
+        else:
+            raise MmclError(f"{path}: {key} is {inner!r}, which has nothing inside.")
+    return inner
+
+
+def _number(key: str, place: list[Any], path: str) -> int:
+    if not key.isdigit() or int(key) >= len(place):
+        raise MmclError(f"{path}: {key!r} is no place in a list of {len(place)}.")
+    return int(key)

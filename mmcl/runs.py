@@ -1,0 +1,167 @@
+"""Run folders: what a run leaves behind, and how it is opened again.
+
+recipe.yaml        fully resolved; files that it names are copied to assets/
+environment.json   versions of the packages, the git commit, the machine
+metrics.jsonl      a row every few steps
+bad_samples.jsonl  what could not be used
+results.json       the tasks' numbers at the end
+report.html        the same, to look at
+checkpoints/
+"""
+
+import json
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmcl import checkpoints
+from mmcl.errors import MmclError
+from mmcl.model import Encoder, MultiTower
+from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, put
+
+PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
+RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Its metrics, a JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results(self) -> Path:
+        """The tasks' numbers."""
+        return self.path / "results.json"
+
+    @property
+    def bad_samples(self) -> Path:
+        """What could not be used, a JSON object a line."""
+        return self.path / "bad_samples.jsonl"
+
+    @property
+    def examples(self) -> Path:
+        """What the tasks found for a few queries, for the report."""
+        return self.path / "examples.json"
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.path / "report.html"
+
+    def recipe(self) -> Recipe:
+        """Its recipe; the files that it names are the run's own copies.
+
+        Raises:
+            MmclError: this is no run folder.
+        """
+        if not (self.path / "recipe.yaml").is_file():
+            raise MmclError(f"{self.path} is no run folder: it has no recipe.yaml. A run is made by: mmcl train RECIPE")
+        return load_recipe(self.path)
+
+
+def check_free(run: Run, recipe: Recipe, resume: bool) -> None:
+    """See that a recipe may be run in a folder, before anything is made there.
+
+    Raises:
+        MmclError: the folder holds a run and it is not to be resumed, or its recipe is another one.
+    """
+    if not (run.path / "recipe.yaml").exists():
+        return
+    if not resume:
+        raise MmclError(
+            f"{run.path} holds a run already, and a run is never overwritten. Go on with it with --resume, "
+            "or choose another folder with run=DIR."
+        )
+    _same(run.recipe(), recipe, run.path)
+
+
+def create(run: Run, recipe: Recipe) -> None:
+    """Make the folder of a run: its recipe, the files that the recipe names, and what it runs on."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    content = recipe.model_dump(mode="json")
+    for keys, file in assets(recipe):
+        copy = Path("assets") / f"{'-'.join(keys[1:-1])}{file.suffix}"
+        _copy(file, run.path / copy)
+        put(content, keys, str(copy))
+    (run.path / "environment.json").write_text(json.dumps(_environment(), indent=1) + "\n")
+    (run.path / "recipe.yaml").write_text(dump_yaml(content))
+
+
+def build_model(recipe: Recipe) -> MultiTower:
+    """The recipe's towers with random weights, drawn from its seed."""
+    torch.manual_seed(recipe.seed)
+    return MultiTower({m: part.build(dim=recipe.dim) for m, part in recipe.towers.items()}, recipe.dim)
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
+    """The model of a run, as its newest whole checkpoint has it.
+
+    Args:
+        path: a run folder.
+        device: where to compute; a GPU if there is one, unless told.
+
+    Raises:
+        MmclError: this is no run folder, or it has no checkpoint.
+    """
+    run = Run(Path(path))
+    recipe = run.recipe()
+    checkpoint = checkpoints.latest(run.checkpoints)
+    if checkpoint is None:
+        raise MmclError(f"{path} has no checkpoint yet. Train it on with: mmcl train {path} --resume")
+    model = build_model(recipe)
+    weights = checkpoint.tensors("weights")
+    model.load_state_dict({k.removeprefix("model."): t for k, t in weights.items() if k.startswith("model.")})
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return Encoder(model.eval(), torch.device(device or accelerator or "cpu"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise MmclError(f"the recipe names {str(source)!r}, which is not there.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not (target.exists() and target.samefile(source)):
+        shutil.copyfile(source, target)
+
+
+def _same(stored: Recipe, given: Recipe, path: Path) -> None:
+    before, now = (r.model_dump(mode="json") for r in (stored, given))
+    for recipe, content in ((stored, before), (given, now)):
+        for keys, file in assets(recipe):  # the run's own copy stands for the file that it was made of
+            put(content, keys, file.read_bytes() if file.is_file() else str(file))
+    before["data"]["workers"] = now["data"]["workers"]
+    different = [key for key in now if key not in RESUMABLE and now[key] != before[key]]
+    if different:
+        raise MmclError(
+            f"{path} was made with another recipe: {', '.join(different)} differ. Resume it with its own "
+            f"(mmcl train {path} --resume), or choose another folder with run=DIR."
+        )
+
+
+def _environment() -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return {
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "git_commit": commit.stdout.strip() or None,
+        "machine": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+    }

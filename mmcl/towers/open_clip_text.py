@@ -1,0 +1,105 @@
+"""open_clip's text transformer."""
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from open_clip.transformer import TextTransformer
+from pydantic import Field
+from torch import Tensor
+
+from mmcl.towers.base import Tower, towers
+from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@towers.register("open_clip_text")
+class OpenClipText(Tower):
+    """A text transformer of open_clip's own class, pooled at the end token.
+
+    Use when: text; width 512, 12 layers, 8 heads, 77 tokens, causal is CLIP's.
+    Expects: strings; those of more than ``context_length`` - 1 tokens are cut.
+    Returns: (batch, dim) vectors, not normalised.
+
+    Args:
+        tokenizer: text to token numbers.
+        context_length: tokens, the end included.
+        width: of the residual stream.
+        layers: number of blocks.
+        heads: of attention; divide the width.
+        mlp_ratio: hidden width of a block's MLP, over the width.
+        causal: a token sees only those before it, as in CLIP; otherwise all of them, and rows are padded to the longest
+            of the batch instead of the context length.
+        dim: width of the shared space.
+
+    Reference:
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.4.
+        https://arxiv.org/abs/2103.00020
+    """
+
+    takes = "text"
+
+    def __init__(
+        self,
+        tokenizer: TokenizerPart,
+        context_length: Count = 77,
+        width: Count = 512,
+        layers: Count = 12,
+        heads: Count = 8,
+        mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
+        causal: bool = True,
+        *,
+        dim: int,
+    ) -> None:
+        super().__init__()
+        self.tokenizer: Tokenizer = tokenizer.build()
+        self.context_length, self.causal = context_length, causal
+        self.transformer = TextTransformer(
+            context_length=context_length,
+            vocab_size=self.tokenizer.vocab_size,
+            width=width,
+            layers=layers,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            no_causal_mask=not causal,
+            use_pad_mask=not causal,  # what follows the end cannot be seen from it where attention is causal
+            pad_id=self.tokenizer.pad_id,
+            eos_id=self.tokenizer.eos_id,
+            pool_type="eos",  # the default pools at the largest number, the end in CLIP's vocabulary only
+            output_dim=dim,
+        )
+
+    def transform(self, train: bool) -> "TextTransform":
+        """Tokens; the same in training and after."""
+        return TextTransform(self.tokenizer, self.context_length, pad_to_context=self.causal)
+
+    def forward(self, rows: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch dim"]:
+        """Vectors of token rows."""
+        return self.transformer(rows)
+
+
+class TextTransform:
+    """A text to a row of token numbers that ends with the end token.
+
+    Args:
+        tokenizer: text to token numbers.
+        context_length: longest row; longer texts are cut.
+        pad_to_context: pad rows to the context length rather than to the longest of a batch.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, context_length: int, pad_to_context: bool) -> None:
+        self.tokenizer, self.context_length, self.pad_to_context = tokenizer, context_length, pad_to_context
+
+    def __call__(self, value: str, rng: np.random.Generator) -> Int[Tensor, " tokens"]:
+        """Token numbers."""
+        return torch.tensor([*self.tokenizer.encode(value)[: self.context_length - 1], self.tokenizer.eos_id])
+
+    def collate(self, rows: list[Tensor]) -> Int[Tensor, "batch tokens"]:
+        """Rows to one tensor, padded."""
+        length = self.context_length if self.pad_to_context else max(row.shape[0] for row in rows)
+        padded = torch.full((len(rows), length), self.tokenizer.pad_id)
+        for i, row in enumerate(rows):
+            padded[i, : row.shape[0]] = row
+        return padded

@@ -1,0 +1,296 @@
+"""One run: batches -> towers -> gather -> objective -> optimizer, with checkpoints and measurements on the way."""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+
+from mmcl import checkpoints, distributed
+from mmcl.data import Stream
+from mmcl.errors import MmclError
+from mmcl.losses import LossOutput, Objective
+from mmcl.model import Encoder, present_rows
+from mmcl.recipe import Recipe
+from mmcl.runs import Run, build_model
+from mmcl.training.progress import Metrics, ProgressLine, Row
+from mmcl.types import Batch, Embeddings
+
+Evaluate = Callable[[Encoder], dict[str, float]]
+"""What measures the model: metric -> number."""
+
+
+class Trainer:
+    """Trains the recipe of a run folder.
+
+    The towers are wrapped by accelerate (DDP on several processes); the objective is not: with cached gradients DDP
+    would reduce its parameters wrongly, so the step averages their gradients itself. Neither the stream nor the
+    schedule is handed to accelerate, which would shard the one and step the other once a process.
+
+    Args:
+        recipe: what to do.
+        run: where to leave it.
+        evaluate: measures the model, on every process at once.
+        resume: go on from the newest whole checkpoint.
+
+    Raises:
+        MmclError: shards, or processes that were asked for, are missing.
+    """
+
+    def __init__(self, recipe: Recipe, run: Run, evaluate: Evaluate, resume: bool = False) -> None:
+        self.recipe, self.run, self.evaluate = recipe, run, evaluate
+        self.accelerator = Accelerator(
+            mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision),
+            # modalities may be absent from one process's rows; and with this, three processes resume bit for bit
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.device = self.accelerator.device
+        self.notes = _check_processes(recipe)
+        self.model = build_model(recipe)
+        self.stream = Stream(
+            recipe.data.train,
+            batch_size=recipe.data.batch_size,
+            seed=recipe.seed,
+            workers=recipe.data.workers,
+            endless=True,
+            transforms=self.model.transforms(train=True),
+        )
+        self.objective = Objective(recipe.objective).to(self.device)
+        optimizer, self.schedule = recipe.optimizer.build(), recipe.schedule.build()
+        self.lr = self.base_lr = optimizer.lr
+        self.optimizer: torch.optim.Optimizer
+        self.towers, self.optimizer = self.accelerator.prepare(
+            self.model, optimizer.over([self.model.to(self.device), self.objective])
+        )
+        self.step, self.seconds, self.bad = 0, 0.0, Counter[str]()
+        torch.manual_seed(recipe.seed * 1_000_003 + distributed.rank())  # dropout differs between processes
+        if resume:
+            self._restore()
+
+    def train(self) -> dict[str, float]:
+        """Run to the end and measure.
+
+        Returns:
+            The tasks' numbers, and the ``samples`` and ``seconds`` of training.
+        """
+        main = distributed.rank() == 0
+        self.metrics = Metrics(self.run.metrics, self.step) if main else None
+        with ProgressLine(self.recipe.steps, self.step, show=main) as self.progress:
+            for note in self.notes:
+                self.progress.say(note)
+            results = self._loop()
+        if self.metrics is not None:
+            self.metrics.close()
+        return {
+            **results,
+            "train/samples": self.step * self.recipe.data.batch_size,
+            "train/seconds": round(self.seconds, 2),
+        }
+
+    def _loop(self) -> dict[str, float]:
+        training, steps = self.recipe.training, self.recipe.steps
+        window = _Window(self.step)
+        results: dict[str, float] | None = None
+        batches = iter(self.stream)
+        while self.step < steps:
+            out, norm = self._step(next(batches))
+            self.step += 1
+            window.add(out, norm)
+            self.progress.advance(self.step)
+            measure = self.step == steps or _due(self.step, training.eval_every_steps)
+            if measure or _due(self.step, training.log_every_steps):
+                row = self._row(window)
+                if measure:
+                    results = self.evaluate(Encoder(self.model, self.device))
+                    row.update({name: value for name, value in results.items() if math.isfinite(value)})
+                self._log(row)
+                window = _Window(self.step)
+            if self.step == steps or _due(self.step, training.checkpoint_every_steps):
+                self._save()
+        return results if results is not None else self.evaluate(Encoder(self.model, self.device))
+
+    def _step(self, batch: Batch) -> tuple[LossOutput, Tensor]:
+        self.lr = self.base_lr * self.schedule.factor(self.step, self.recipe.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        vectors = self.towers(present_rows(batch, self.model.modalities, self.device))
+        out = self.objective(gathered(vectors, batch, self.model.modalities, self.device), step=self.step)
+        # partial losses sum to the loss, but DDP averages their gradients
+        self.accelerator.backward(out.total * distributed.world_size())
+        distributed.average_gradients(self.objective.parameters())
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.training.clip_norm or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.clamp_()
+        self._note_bad(batch)
+        assert norm is not None
+        return out, norm
+
+    def _row(self, window: "_Window") -> Row:
+        """The numbers of the steps since the last row; the one place where the host waits for the device."""
+        sums = torch.stack(window.values)
+        values = (distributed.total(sums) / (self.step - window.first)).tolist()
+        seconds = time.perf_counter() - window.start
+        self.seconds += seconds
+        for name, value in zip(window.names, values, strict=True):
+            if not math.isfinite(value):
+                raise MmclError(
+                    f"step {self.step}: {name} is {value}. The newest checkpoint is from before; lower optimizer.lr, "
+                    "set training.clip_norm, or raise the temperature's min, and resume."
+                )
+        done = self.step - window.first
+        return {
+            "step": self.step,
+            "samples": self.step * self.recipe.data.batch_size,
+            **dict(zip(window.names, values, strict=True)),
+            **{f"temperature/{name}": t.item() for name, t in self.objective.temperatures().items()},
+            "grad_norm": float(window.norm) / done,
+            "lr": self.lr,
+            "bad_samples": sum(self.bad.values()),
+            "samples_per_second": done * self.recipe.data.batch_size / seconds,
+            "seconds_per_step": seconds / done,
+            "seconds": self.seconds,
+        }
+
+    def _log(self, row: Row) -> None:
+        if self.metrics is not None:
+            self.metrics.write(row)
+        self.progress.row(row)
+
+    def _note_bad(self, batch: Batch) -> None:
+        """List what could not be used; each process lists its own rows."""
+        for bad in batch.bad:
+            self.bad[bad.reason] += 1
+        if batch.bad:
+            with self.run.bad_samples.open("a") as file:
+                file.writelines(json.dumps({"step": self.step, **bad._asdict()}) + "\n" for bad in batch.bad)
+
+    def _save(self) -> None:
+        generators = distributed.collect(_random_state())
+        if distributed.rank() == 0:
+            weights = {f"model.{k}": t for k, t in self.model.state_dict().items()}
+            weights |= {f"objective.{k}": t for k, t in self.objective.state_dict().items()}
+            slots = self.optimizer.state_dict()["state"]
+            optimizer = {f"{i}.{name}": t for i, slot in slots.items() for name, t in slot.items()}
+            rng = {f"{rank}.{name}": t for rank, state in enumerate(generators) for name, t in state.items()}
+            state = {"step": self.step, "seconds": self.seconds, "bad": self.bad, "data": self.stream.state()}
+            files = {"weights": weights, "optimizer": optimizer, "rng": rng}
+            checkpoints.write(self.run.checkpoints, self.step, files, state, self.recipe.training.keep_checkpoints)
+        distributed.barrier()
+
+    def _restore(self) -> None:
+        checkpoint = checkpoints.latest(self.run.checkpoints)
+        if checkpoint is None:
+            self.notes.append(f"{self.run.path} has no checkpoint to resume from; the run starts from the beginning")
+            self.run.bad_samples.unlink(missing_ok=True)
+            return
+        state, weights = checkpoint.state, checkpoint.tensors("weights")
+        for name, module in (("model.", self.model), ("objective.", self.objective)):
+            module.load_state_dict({k.removeprefix(name): t for k, t in weights.items() if k.startswith(name)})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in checkpoint.tensors("optimizer").items():
+            number, _, name = key.partition(".")
+            slots.setdefault(int(number), {})[name] = tensor
+        self.optimizer.load_state_dict({"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        _restore_random_state(checkpoint.tensors("rng"), distributed.rank())
+        self.stream.restore(state["data"])
+        self.step, self.seconds, self.bad = state["step"], state["seconds"], Counter(state["bad"])
+        if distributed.rank() == 0 and self.run.bad_samples.exists():
+            lines = self.run.bad_samples.read_text().splitlines(keepends=True)
+            self.run.bad_samples.write_text("".join(x for x in lines if json.loads(x)["step"] < self.step))
+        self.notes.append(f"resumed from {checkpoint.path} at step {self.step}")
+
+
+def gathered(vectors: dict[str, Tensor], batch: Batch, modalities: tuple[str, ...], device: torch.device) -> Embeddings:
+    """The record of this step: all rows of all processes, absent ones zero, in one collective.
+
+    Args:
+        vectors: of the rows that are present, by modality.
+        batch: this process's rows.
+        modalities: of the model, in the order that every process agrees on.
+        device: of the towers.
+    """
+    some = next(iter(vectors.values()), None)
+    assert some is not None, "a batch without any modality"
+    full = [_full(vectors.get(m), batch.present[m], some, device) for m in modalities]
+    local = torch.stack(full, dim=1)
+    if not local.requires_grad:  # every process takes part in the backward collective
+        local.requires_grad_()
+    everyone = distributed.gather(local, batch.size)
+    present = torch.stack([batch.present[m] for m in modalities], dim=1).to(device, non_blocking=True)
+    all_present = distributed.gather(present, batch.size)
+    single = distributed.world_size() == 1
+    rows = dict(zip(modalities, everyone.unbind(1), strict=True))
+    return Embeddings(
+        local=rows if single else dict(zip(modalities, local.unbind(1), strict=True)),
+        all=rows,
+        present=dict(zip(modalities, all_present.unbind(1), strict=True)),
+        ids=distributed.gather(batch.ids.to(device, non_blocking=True), batch.size),
+        offset=batch.offset,
+        total=distributed.total,
+    )
+
+
+def _full(rows: Tensor | None, present: Tensor, like: Tensor, device: torch.device) -> Tensor:
+    if rows is not None and rows.shape[0] == present.shape[0]:
+        return rows
+    full = like.new_zeros(present.shape[0], like.shape[1])
+    return full if rows is None else full.index_put((present.nonzero()[:, 0].to(device),), rows)
+
+
+class _Window:
+    """Sums over the steps between two rows, on the device."""
+
+    def __init__(self, step: int) -> None:
+        self.first, self.start = step, time.perf_counter()
+        self.names: list[str] = []
+        self.values: list[Tensor] = []
+        self.norm: Tensor | float = 0.0
+
+    def add(self, out: LossOutput, norm: Tensor) -> None:
+        """One step."""
+        now = {"loss": out.total.detach(), **out.parts}
+        if not self.values:
+            self.names, self.values = list(now), list(now.values())
+        else:
+            sums = dict(zip(self.names, self.values, strict=True))
+            for name, value in now.items():
+                sums[name] = sums[name] + value if name in sums else value
+            self.names, self.values = list(sums), list(sums.values())
+        self.norm = self.norm + norm
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _check_processes(recipe: Recipe) -> list[str]:
+    have, wanted = distributed.world_size(), recipe.training.processes
+    advice = "On CPUs start N processes with: ACCELERATE_USE_CPU=true torchrun --nproc-per-node N -m mmcl train ..."
+    if wanted is not None and wanted != have:
+        raise MmclError(f"training.processes asks for {wanted}, but this run has {have}. {advice}")
+    asked = distributed.requested_processes()
+    if asked is not None and asked > have:
+        return [f"the launcher was asked for {asked} processes, but this run has {have}. {advice}"]
+    return []
+
+
+def _random_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore_random_state(tensors: dict[str, Tensor], rank: int) -> None:
+    """This process's generators; on more processes than there were, a new one keeps its own seed."""
+    if f"{rank}.cpu" in tensors:
+        torch.set_rng_state(tensors[f"{rank}.cpu"])
+    if f"{rank}.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"{rank}.cuda"])

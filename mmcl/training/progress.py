@@ -1,0 +1,84 @@
+"""What a run shows: a progress line on a terminal, plain lines elsewhere, every number in metrics.jsonl."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Row = dict[str, int | float]
+
+
+class Metrics:
+    """metrics.jsonl: rows are appended, and cut back to a step when a run goes on from there."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        kept = []
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step(line) <= resume_step]
+        path.write_text("".join(f"{line}\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+
+    def write(self, row: Row) -> None:
+        """One row."""
+        self._file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """No more rows."""
+        self._file.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # the last line of a run that was killed while writing it
+        return float("inf")
+
+
+class ProgressLine:
+    """Steps, loss, samples/s and the time that is left, on standard error."""
+
+    def __init__(self, steps: int, done: int, show: bool) -> None:
+        console = Console(stderr=True, quiet=not show)
+        self.steps = steps
+        self.plain = not console.is_terminal
+        self.console = console
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=self.plain,
+        )
+        self._task = self._bar.add_task("training", total=steps, completed=done, numbers="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """A step is done."""
+        if not self.plain:
+            self._bar.update(self._task, completed=step)
+
+    def row(self, row: Row) -> None:
+        """Numbers of a logged step."""
+        numbers = f"loss {row['loss']:.4f}  {row['samples_per_second']:.0f} samples/s"
+        if self.plain:
+            left = (self.steps - row["step"]) * row["seconds_per_step"]
+            step = f"step {row['step']:>{len(str(self.steps))}}/{self.steps}"
+            self.say(f"{step}  {numbers}  lr {row['lr']:.2e}  left {left:.0f} s")
+        else:
+            self._bar.update(self._task, numbers=numbers)
+
+    def say(self, text: Any) -> None:
+        """A line of its own."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,99 @@
+"""The records that pass between the parts: what a stream yields, and what a loss sees."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Transform(Protocol):
+    """What a tower does to one decoded value before it can stand in a batch (called from many threads)."""
+
+    def __call__(self, value: Any, rng: np.random.Generator) -> Tensor:
+        """One row. ``rng`` is seeded by (seed, epoch, sample): a sample gets the same crop whoever decodes it."""
+        ...
+
+    def collate(self, rows: list[Tensor]) -> Tensor:
+        """Rows to one tensor."""
+        ...
+
+
+class Bad(NamedTuple):
+    """A modality of a sample that could not be used, and why."""
+
+    shard: str
+    key: str
+    modality: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's rows of one global batch.
+
+    ``columns[m]`` is a tensor with one row per sample where a transform made tensors (absent rows are zero), and a list
+    of decoded values otherwise (absent rows are None). ``present[m]`` says which rows are there; it lies on the CPU.
+    """
+
+    columns: dict[str, Any]
+    present: dict[str, Bool[Tensor, " batch"]]
+    keys: list[str]
+    ids: Int[
+        Tensor, " batch"
+    ]  # who is who: rows with equal ids show the same thing and are never each other's negatives
+    size: int  # rows of the global batch
+    offset: int  # of this process's first row in it
+    bad: list[Bad]  # what could not be used, and so is absent
+
+    def __getitem__(self, modality: str) -> Any:
+        return self.columns[modality]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What every loss term sees, gathered once a step.
+
+    ``local`` are this process's rows and ``all`` the rows of every process, in the order of the ranks and with
+    gradients; ``present`` and ``ids`` describe all rows. Vectors come as the towers made them: a score normalises.
+    Partial losses of the processes SUM to the loss of the global batch.
+    """
+
+    local: Mapping[str, Float[Tensor, "batch dim"]]
+    all: Mapping[str, Float[Tensor, "all_batch dim"]]
+    present: Mapping[str, Bool[Tensor, " all_batch"]]
+    ids: Int[Tensor, " all_batch"]
+    offset: int
+    total: Callable[[Tensor], Tensor]  # differentiable sum over processes
+
+    @property
+    def own(self) -> slice:
+        """Where this process's rows lie in `all`."""
+        return slice(self.offset, self.offset + next(iter(self.local.values())).shape[0])
+
+    @classmethod
+    def single(
+        cls,
+        vectors: Mapping[str, Float[Tensor, "batch dim"]],
+        present: Mapping[str, Bool[Tensor, " batch"]] | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> "Embeddings":
+        """The record of one process that holds the whole batch; everything present and distinct unless told."""
+        first = next(iter(vectors.values()))
+        rows, device = first.shape[0], first.device
+        everything = torch.ones(rows, dtype=torch.bool, device=device)
+        number = {key: i for i, key in enumerate(keys or ())}
+        return cls(
+            local=vectors,
+            all=vectors,
+            present={m: everything if present is None else present.get(m, everything) for m in vectors},
+            ids=torch.tensor([number[key] for key in keys] if keys else range(rows), device=device),
+            offset=0,
+            total=lambda x: x,
+        )

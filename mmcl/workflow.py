@@ -1,0 +1,93 @@
+"""The main job, put together: a recipe in, a trained, measured and reported run out."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmcl import distributed
+from mmcl.errors import MmclError
+from mmcl.model import Encoder
+from mmcl.recipe import Recipe, load_recipe
+from mmcl.report import write_report
+from mmcl.runs import Run, check_free, create
+from mmcl.tasks import Task, load_task
+from mmcl.training import Trainer
+
+
+class Measurement:
+    """Measures tasks, and remembers the examples of the last time."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+        self.examples: dict[str, list[dict[str, Any]]] = {}
+
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
+        """``task/metric`` -> number."""
+        numbers: dict[str, float] = {}
+        for task in self.tasks:
+            measured = task.measure(encoder)
+            numbers |= {f"{task.name}/{metric}": value for metric, value in measured.metrics.items()}
+            if measured.skipped:
+                numbers[f"{task.name}/skipped"] = measured.skipped
+            self.examples[task.name] = measured.examples
+        return numbers
+
+
+def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) -> Path:
+    """Train a recipe, measure its tasks and write the report.
+
+    Args:
+        recipe: a recipe, a path to one, or a name as `mmcl recipes` lists it.
+        overrides: ``key.path=value``, where the recipe is given by its name.
+        resume: go on from the newest whole checkpoint of the run folder.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        MmclError: something in the recipe is wrong, shards are missing, or the folder holds a run already.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    elif overrides:
+        raise MmclError("overrides go with the name of a recipe; this recipe is complete already.")
+    measurement = Measurement([load_task(name) for name in recipe.tasks])
+    run = Run(Path(recipe.run))
+    check_free(run, recipe, resume)
+    trainer = Trainer(recipe, run, measurement, resume)
+    if distributed.rank() == 0:
+        create(run, recipe)
+    distributed.barrier()
+    numbers = trainer.train()
+    if distributed.rank() == 0:
+        _write(run.results, nest(numbers, {task.name: task.key for task in measurement.tasks}))
+        _write(run.examples, measurement.examples)
+        write_report(run, {task.name: task.spec.title for task in measurement.tasks})
+    distributed.barrier()
+    return run.path
+
+
+def nest(numbers: dict[str, float], keys: dict[str, str]) -> dict[str, Any]:
+    """``task/metric`` -> number, as nested objects; tasks under their keys.
+
+    >>> nest({"glyphs/retrieval/n": 5, "train/seconds": 2}, {"glyphs/retrieval": "retrieval"})
+    {'retrieval': {'n': 5}, 'train': {'seconds': 2}}
+    """
+    nested: dict[str, Any] = {}
+    for name, value in numbers.items():
+        task = next((t for t in keys if name.startswith(f"{t}/")), None)
+        parents = [] if task is None else [keys[task]]
+        *more, last = name.removeprefix(f"{task}/").split("/")
+        place = nested
+        for parent in [*parents, *more]:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return nested
+
+
+def _write(path: Path, content: Any) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
