@@ -55,7 +55,8 @@ def font(style: str, pixels: int) -> ImageFont.FreeTypeFont:
 @cache
 def style_words(style: str) -> str:
     """A style in words: its font's full name in lower case."""
-    return str(TTFont(FONTS / f"{style}.ttf", lazy=True)["name"].getDebugName(4)).lower().replace("-", " ")
+    with TTFont(FONTS / f"{style}.ttf", lazy=True) as opened:
+        return str(opened["name"].getDebugName(4)).lower().replace("-", " ")
 
 
 @cache
@@ -64,8 +65,10 @@ def characters() -> dict[str, list[str]]:
     styles = sorted(p.stem for p in FONTS.glob("*.ttf") if p.stem.startswith(("DejaVu", "STIX")))
     table: dict[str, list[str]] = {}
     for style in sorted(styles, key=lambda s: FIRST.index(s) if s in FIRST else len(FIRST)):
-        for char in map(chr, TTFont(FONTS / f"{style}.ttf", lazy=True).getBestCmap() or ()):
-            if unicodedata.name(char, "") and render(char, style).getextrema() != (255, 255):
+        with TTFont(FONTS / f"{style}.ttf", lazy=True) as opened:
+            points = opened.getBestCmap() or ()
+        for char in map(chr, points):
+            if unicodedata.name(char, "") and font(style, SIZE).getmask(char).getbbox():  # blank ones have no box
                 table.setdefault(char, []).append(style)
     return dict(sorted(table.items()))
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.losses import Objective, check_objective, scores
+from mmcl.losses import SCORES, Objective, check_objective
 from mmcl.model import Encoder
 from mmcl.registry import explain
 from mmcl.runs import load
@@ -52,7 +52,7 @@ def score(
     Raises:
         MmclError: there is no such score or anchor, or the score takes another number of modalities.
     """
-    part = scores.check(name)
+    part = SCORES.check(name)
     others = [m for m in embeddings if m != anchor]
     if anchor not in embeddings or len(others) != 1:
         raise MmclError(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field, PlainValidator, SerializeAsAny
@@ -13,6 +13,7 @@ from mmcl.registry import Part, Registry
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+@runtime_checkable
 class OptimizerFactory(Protocol):
     """Makes an optimizer for modules."""
 
@@ -23,6 +24,7 @@ class OptimizerFactory(Protocol):
         ...
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """The learning rate's factor over a run."""
 
@@ -31,13 +33,13 @@ class Schedule(Protocol):
         ...
 
 
-optimizers: Registry[OptimizerFactory] = Registry("optimizer")
-schedules: Registry[Schedule] = Registry("schedule")
-OptimizerPart = Annotated[SerializeAsAny[Part[OptimizerFactory]], PlainValidator(optimizers.check)]
-SchedulePart = Annotated[SerializeAsAny[Part[Schedule]], PlainValidator(schedules.check)]
+OPTIMIZERS: Registry[OptimizerFactory] = Registry("optimizer")
+SCHEDULES: Registry[Schedule] = Registry("schedule")
+OptimizerPart = Annotated[SerializeAsAny[Part], PlainValidator(OPTIMIZERS.check)]
+SchedulePart = Annotated[SerializeAsAny[Part], PlainValidator(SCHEDULES.check)]
 
 
-@optimizers.register("adamw")
+@OPTIMIZERS.register("adamw")
 class AdamW:
     """Adam with decoupled weight decay.
 
@@ -78,7 +80,7 @@ def decayed(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and "embedding" not in name
 
 
-@schedules.register("cosine")
+@SCHEDULES.register("cosine")
 class Cosine:
     r"""Linear warm-up, then half a cosine.
 

@@ -3,12 +3,12 @@
 Arguments before ``*`` are what a recipe may say: their types, defaults and limits are checked by pydantic. Arguments
 after ``*`` are what only the running program knows (the width of the shared space, say); `Part.build` takes them.
 
-    scores: Registry[Score] = Registry("score")
+    SCORES: Registry[Score] = Registry("score")
 
-    @scores.register("cosine")
+    @SCORES.register("cosine")
     class Cosine: ...
 
-    ScorePart = Annotated[SerializeAsAny[Part[Score]], PlainValidator(scores.check)]   # a field of a recipe
+    ScorePart = Annotated[SerializeAsAny[Part], PlainValidator(SCORES.check)]   # a field of a recipe
 
 (`BeforeValidator` would validate once more against `Part` itself, and refuse the part's own arguments.)
 
@@ -20,12 +20,11 @@ import difflib
 import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any, Generic, Self, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import (
     BaseModel,
     ConfigDict,
-    ModelWrapValidatorHandler,
     ValidationError,
     create_model,
     model_validator,
@@ -45,7 +44,7 @@ class Spec(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _say_what_is_near(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _say_what_is_near(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
         try:
             return handler(value)
         except ValidationError as error:
@@ -69,12 +68,12 @@ def explain(error: ValidationError, where: str) -> MmclError:
     return MmclError("\n".join([f"{where}:", *lines]))
 
 
-class Part(Spec, Generic[T]):
+class Part(Spec):
     """One named part and its arguments, checked but not yet built."""
 
     name: str
 
-    def build(self, **context: Any) -> T:
+    def build(self, **context: Any) -> Any:
         """Make the part; ``context`` is what only the running program knows."""
         raise NotImplementedError
 
@@ -85,7 +84,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.classes: dict[str, type] = {}
-        self._specs: dict[str, type[Part[T]]] = {}
+        self._specs: dict[str, type[Part]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
         """Offer a class to recipes under ``name`` (class decorator)."""
@@ -99,7 +98,7 @@ class Registry(Generic[T]):
 
         return add
 
-    def check(self, value: Any) -> Part[T]:
+    def check(self, value: Any) -> Part:
         """Turn what a recipe says (a name, or a mapping with a name) into a checked part."""
         if isinstance(value, Part):
             return value
@@ -109,7 +108,7 @@ class Registry(Generic[T]):
             raise MmclError(f"a {self.kind} is a name, or a mapping with a `name`; got {value!r}.")
         return self._spec_of(value["name"]).model_validate(value)
 
-    def _spec_of(self, name: str) -> type[Part[T]]:
+    def _spec_of(self, name: str) -> type[Part]:
         if name not in self._specs:
             _import_plugins()
         if name not in self._specs:
@@ -119,7 +118,7 @@ class Registry(Generic[T]):
         return self._specs[name]
 
 
-def _spec(name: str, cls: type) -> type[Part[Any]]:
+def _spec(name: str, cls: type) -> type[Part]:
     hints = get_type_hints(cls.__init__, include_extras=True)
     arguments = [] if cls.__init__ is object.__init__ else list(inspect.signature(cls).parameters.values())
     assert all(a.kind not in (a.VAR_KEYWORD, a.VAR_POSITIONAL) for a in arguments), (
@@ -129,7 +128,7 @@ def _spec(name: str, cls: type) -> type[Part[Any]]:
     said = [a for a in arguments if a.kind is not a.KEYWORD_ONLY]
     fields: dict[str, Any] = {a.name: (hints[a.name], ... if a.default is a.empty else a.default) for a in said}
 
-    def build(self: Part[Any], **context: Any) -> Any:
+    def build(self: Part, **context: Any) -> Any:
         return cls(**{field: getattr(self, field) for field in fields}, **context)
 
     spec = create_model(cls.__name__, __base__=Part, name=(str, name), **fields)

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from mmcl.data.shards import Members, ShardIndex
 from mmcl.errors import MmclError
@@ -72,13 +71,9 @@ class Selector:
 
 
 def image(data: bytes) -> UInt8[Tensor, "3 height width"]:
-    """RGB picture from the bytes of any format that torchvision or Pillow reads."""
+    """RGB picture from the bytes of any format that Pillow reads."""
     if not data:
         raise BadSampleError("empty image")
-    try:
-        return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except RuntimeError:
-        pass  # not one of torchvision's formats: Pillow reads more, or says why not
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -131,7 +131,8 @@ def scan(shard: Path) -> ShardIndex:
                 key = f"{folder}/{stem}" if folder else stem
                 if member.offset_data + member.size > size:
                     problems.append((key, f"{extension}: the shard is cut before the member's end"))
-                elif extension.lower() in samples.setdefault(key, {}):
+                    break
+                if extension.lower() in samples.setdefault(key, {}):
                     problems.append((key, f"{extension}: a second member of this name; the first one is used"))
                 else:
                     samples[key][extension.lower()] = (member.offset_data, member.size)

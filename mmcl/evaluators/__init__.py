@@ -1,10 +1,11 @@
 """How to measure: pure functions of embeddings and labels, and the parts that name them in a task."""
 
-from mmcl.evaluators.base import RAW, Embedded, Embedder, Evaluator, EvaluatorPart, Example, evaluators
+from mmcl.evaluators.base import EVALUATORS, RAW, Embedded, Embedder, Evaluator, EvaluatorPart, Example
 from mmcl.evaluators.retrieval import Retrieval
 from mmcl.evaluators.zeroshot import ZeroShot
 
 __all__ = [
+    "EVALUATORS",
     "RAW",
     "Embedded",
     "Embedder",
@@ -13,5 +14,4 @@ __all__ = [
     "Example",
     "Retrieval",
     "ZeroShot",
-    "evaluators",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from pydantic import PlainValidator, SerializeAsAny
@@ -14,6 +14,7 @@ RAW = "raw "
 """Before a modality's name: the field that holds its texts as they were written."""
 
 
+@runtime_checkable
 class Embedder(Protocol):
     """What embeds prompts: a model, or anything else that gives unit vectors."""
 
@@ -42,6 +43,7 @@ class Example:
     kind: str  # "items" or "labels"
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """One way to measure."""
 
@@ -69,5 +71,5 @@ class Evaluator(Protocol):
         ...
 
 
-evaluators: Registry[Evaluator] = Registry("evaluator")
-EvaluatorPart = Annotated[SerializeAsAny[Part[Evaluator]], PlainValidator(evaluators.check)]
+EVALUATORS: Registry[Evaluator] = Registry("evaluator")
+EvaluatorPart = Annotated[SerializeAsAny[Part], PlainValidator(EVALUATORS.check)]

@@ -7,11 +7,11 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
-from mmcl.evaluators.base import RAW, Embedded, Embedder, Example, evaluators
+from mmcl.evaluators.base import EVALUATORS, RAW, Embedded, Embedder, Example
 from mmcl.evaluators.metrics import retrieval_metrics, retrieval_ranks
 
 
-@evaluators.register("retrieval")
+@EVALUATORS.register("retrieval")
 class Retrieval:
     """Retrieval in both directions between two modalities, by cosine, over the whole test set.
 

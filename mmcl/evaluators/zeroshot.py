@@ -6,11 +6,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.evaluators.base import Embedded, Embedder, Example, evaluators
+from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Example
 from mmcl.evaluators.metrics import classification_ranks, mean_per_class
 
 
-@evaluators.register("zeroshot")
+@EVALUATORS.register("zeroshot")
 class ZeroShot:
     """Zero-shot classification by an ensemble of prompts.
 
@@ -26,8 +26,8 @@ class ZeroShot:
         prompts: modality of the prompts.
 
     Reference:
-        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 3.1.4.
-        https://arxiv.org/abs/2103.00020
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section
+        3.1.4. https://arxiv.org/abs/2103.00020
     """
 
     headline = "acc1"

@@ -3,7 +3,7 @@
 A new member is one file in ``scores/`` or ``contrasts/``, one import below, and its test.
 """
 
-from mmcl.losses.base import Contrast, LossOutput, Score, contrasts, scores
+from mmcl.losses.base import CONTRASTS, SCORES, Contrast, LossOutput, Score
 from mmcl.losses.contrasts.softmax import Softmax
 from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets
 from mmcl.losses.scores.cosine import Cosine
@@ -11,6 +11,8 @@ from mmcl.losses.temperature import Temperature, TemperatureSpec
 from mmcl.losses.term import Term, TermSpec
 
 __all__ = [
+    "CONTRASTS",
+    "SCORES",
     "Contrast",
     "Cosine",
     "LossOutput",
@@ -23,7 +25,5 @@ __all__ = [
     "Term",
     "TermSpec",
     "check_objective",
-    "contrasts",
     "presets",
-    "scores",
 ]

@@ -1,7 +1,7 @@
 """What a score and a contrast must offer."""
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from pydantic import PlainValidator, SerializeAsAny
@@ -10,6 +10,7 @@ from torch import Tensor
 from mmcl.registry import Part, Registry
 
 
+@runtime_checkable
 class Score(Protocol):
     """How well an anchor and a candidate agree. Larger is closer; no temperature."""
 
@@ -20,6 +21,7 @@ class Score(Protocol):
         ...
 
 
+@runtime_checkable
 class Contrast(Protocol):
     """How a row of scores, divided by the temperature, becomes a loss."""
 
@@ -47,7 +49,7 @@ class LossOutput:
     parts: dict[str, Float[Tensor, ""]]  # by term, detached, before weighting
 
 
-scores: Registry[Score] = Registry("score")
-contrasts: Registry[Contrast] = Registry("contrast")
-ScorePart = Annotated[SerializeAsAny[Part[Score]], PlainValidator(scores.check)]
-ContrastPart = Annotated[SerializeAsAny[Part[Contrast]], PlainValidator(contrasts.check)]
+SCORES: Registry[Score] = Registry("score")
+CONTRASTS: Registry[Contrast] = Registry("contrast")
+ScorePart = Annotated[SerializeAsAny[Part], PlainValidator(SCORES.check)]
+ContrastPart = Annotated[SerializeAsAny[Part], PlainValidator(CONTRASTS.check)]

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError
-from mmcl.losses.base import Contrast, ContrastPart, Score, ScorePart, contrasts, scores
+from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Score, ScorePart
 from mmcl.losses.temperature import Temperature, TemperatureSpec
 from mmcl.registry import Spec
 from mmcl.types import Embeddings
@@ -26,9 +26,9 @@ def _temperature(value: Any) -> Any:
 class TermSpec(Spec):
     """A term as a recipe says it."""
 
-    score: ScorePart = Field(default_factory=lambda: scores.check("cosine"))
+    score: ScorePart = Field(default_factory=lambda: SCORES.check("cosine"))
     """How well two embeddings agree."""
-    contrast: ContrastPart = Field(default_factory=lambda: contrasts.check("softmax"))
+    contrast: ContrastPart = Field(default_factory=lambda: CONTRASTS.check("softmax"))
     """How a row of scores becomes a loss."""
     negatives: Literal["in_batch", "distinct"] = "in_batch"
     """`in_batch`: every other row. `distinct`: every other row that does not show the same thing (see `identity` of a

@@ -35,5 +35,5 @@ class Tower(nn.Module, ABC):
         """Vectors, not normalised, of collated rows on this tower's device."""
 
 
-towers: Registry[Tower] = Registry("tower")
-TowerPart = Annotated[SerializeAsAny[Part[Tower]], PlainValidator(towers.check)]
+TOWERS: Registry[Tower] = Registry("tower")
+TowerPart = Annotated[SerializeAsAny[Part], PlainValidator(TOWERS.check)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from mmcl.towers.base import Tower, towers
+from mmcl.towers.base import TOWERS, Tower
 
 Count = Annotated[int, Field(ge=1)]
 Colour = tuple[float, float, float]
@@ -20,7 +20,7 @@ CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
 
 
-@towers.register("open_clip_image")
+@TOWERS.register("open_clip_image")
 class OpenClipImage(Tower):
     """A vision transformer of open_clip's own class.
 

@@ -9,13 +9,13 @@ from open_clip.transformer import TextTransformer
 from pydantic import Field
 from torch import Tensor
 
-from mmcl.towers.base import Tower, towers
+from mmcl.towers.base import TOWERS, Tower
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
 
 Count = Annotated[int, Field(ge=1)]
 
 
-@towers.register("open_clip_text")
+@TOWERS.register("open_clip_text")
 class OpenClipText(Tower):
     """A text transformer of open_clip's own class, pooled at the end token.
 

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import sentencepiece
 from pydantic import PlainValidator, SerializeAsAny
@@ -20,6 +20,7 @@ PAD, UNKNOWN, BEGIN, END = (
 )  # of our sentencepiece models; END is not 2, where some poolings fall back to argmax
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What a text tower needs of a tokenizer."""
 
@@ -32,11 +33,11 @@ class Tokenizer(Protocol):
         ...
 
 
-tokenizers: Registry[Tokenizer] = Registry("tokenizer")
-TokenizerPart = Annotated[SerializeAsAny[Part[Tokenizer]], PlainValidator(tokenizers.check)]
+TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer")
+TokenizerPart = Annotated[SerializeAsAny[Part], PlainValidator(TOKENIZERS.check)]
 
 
-@tokenizers.register("sentencepiece")
+@TOKENIZERS.register("sentencepiece")
 class SentencePiece:
     """A sentencepiece model, as `train_sentencepiece` or `mmcl data train-tokenizer` makes it.
 

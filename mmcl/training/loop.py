@@ -84,8 +84,6 @@ class Trainer:
             for note in self.notes:
                 self.progress.say(note)
             results = self._loop()
-        if self.metrics is not None:
-            self.metrics.close()
         return {
             **results,
             "train/samples": self.step * self.recipe.data.batch_size,
@@ -98,8 +96,8 @@ class Trainer:
         results: dict[str, float] | None = None
         batches = iter(self.stream)
         while self.step < steps:
-            out, norm = self._step(next(batches))
-            self.step += 1
+            out = self.backward(next(batches))
+            norm = self.update()
             window.add(out, norm)
             self.progress.advance(self.step)
             measure = self.step == steps or _due(self.step, training.eval_every_steps)
@@ -114,23 +112,29 @@ class Trainer:
                 self._save()
         return results if results is not None else self.evaluate(Encoder(self.model, self.device))
 
-    def _step(self, batch: Batch) -> tuple[LossOutput, Tensor]:
-        self.lr = self.base_lr * self.schedule.factor(self.step, self.recipe.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+    def backward(self, batch: Batch) -> LossOutput:
+        """Loss of a batch, and the gradients of the global batch on every process."""
         vectors = self.towers(present_rows(batch, self.model.modalities, self.device))
         out = self.objective(gathered(vectors, batch, self.model.modalities, self.device), step=self.step)
         # partial losses sum to the loss, but DDP averages their gradients
         self.accelerator.backward(out.total * distributed.world_size())
         distributed.average_gradients(self.objective.parameters())
+        self._note_bad(batch)
+        return out
+
+    def update(self) -> Tensor:
+        """One step of the optimizer; returns the norm of the gradient before it was clipped."""
+        self.lr = self.base_lr * self.schedule.factor(self.step, self.recipe.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.training.clip_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.clamp_()
-        self._note_bad(batch)
+        self.step += 1
         assert norm is not None
-        return out, norm
+        return norm
 
     def _row(self, window: "_Window") -> Row:
         """The numbers of the steps since the last row; the one place where the host waits for the device."""

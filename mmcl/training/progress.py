@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,15 +18,12 @@ class Metrics:
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= resume_step]
         path.write_text("".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", buffering=1)
+        self.path = path
 
     def write(self, row: Row) -> None:
         """One row."""
-        self._file.write(json.dumps(row) + "\n")
-
-    def close(self) -> None:
-        """No more rows."""
-        self._file.close()
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _step(line: str) -> float:
@@ -57,7 +54,7 @@ class ProgressLine:
         )
         self._task = self._bar.add_task("training", total=steps, completed=done, numbers="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ProgressLine":
         self._bar.start()
         return self
 

@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmcl.losses.base import contrasts
+from mmcl.losses.base import CONTRASTS
 
 
-@contrasts.register("softmax")
+@CONTRASTS.register("softmax")
 class Softmax:
     r"""Tell the positive from all candidates of its row (InfoNCE).
 

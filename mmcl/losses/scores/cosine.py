@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mmcl.losses.base import scores
+from mmcl.losses.base import SCORES
 
 
-@scores.register("cosine")
+@SCORES.register("cosine")
 class Cosine:
     r"""Cosine of the angle between an anchor and a candidate.
 

@@ -1,0 +1,205 @@
+"""The commands, in this process: what they print, and one clear message and exit code 2 for a mistake."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcl import workflow
+from mmcl.cli import main
+from mmcl.recipe import Recipe, dump_yaml
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe]) -> Path:
+    return workflow.train(tiny(tmp_path_factory.mktemp("cli") / "run"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny: Callable[..., Recipe]) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(dump_yaml(tiny(tmp_path / "run").model_dump(mode="json")))
+    return path
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What a mistake prints: to standard error, without a traceback, with exit code 2."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+def test_help_is_instant_and_lists_the_commands() -> None:
+    subprocess.run([sys.executable, "-m", "mmcl", "--version"], check=True, capture_output=True)  # bytecode is written
+    start = time.process_time()
+    before = time.perf_counter()
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "mmcl", "--help"], capture_output=True, text=True)
+    assert time.perf_counter() - before < 5, start
+    for command in ("train", "eval", "embed", "recipes", "tasks", "data"):
+        assert command in done.stdout
+    for heavy in ("torch", "numpy", "open_clip", "pydantic"):
+        assert not any(line.split("|")[-1].strip() == heavy for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    "command", [["train"], ["eval"], ["embed"], ["recipes"], ["tasks"], ["data"], ["data", "build"]]
+)
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*command, "--help"])
+    assert "Usage: mmcl" in capsys.readouterr().out
+
+
+def test_train_prints_the_results_and_where_to_look(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", str(recipe), "training.samples=96"])
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["train"]["samples"] == 96
+    assert "report.html" in printed.err
+    assert "step 3/3" in printed.err
+
+
+def test_eval_prints_a_table_or_json(
+    run: Path, tmp_path: Path, glyphs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tmp_path / "mine.yaml"
+    task.write_text(
+        "title: mine\nevaluator: {name: retrieval, modalities: [text, image]}\n"
+        f"data: {{shards: '{glyphs.test}', modalities: {{image: png, text: txt}}}}\n"
+    )
+    main(["eval", str(run), "--on", str(task), "--json"])
+    measured = json.loads(capsys.readouterr().out)[str(task)]
+    assert measured["n"] == 500
+    main(["eval", str(run), "--on", str(task)])
+    assert "text_to_image/recall@10" in capsys.readouterr().out
+
+
+def test_embed_writes_and_never_overwrites(
+    run: Path, tmp_path: Path, glyphs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    main(["embed", str(run), "--shards", str(glyphs.test), "--out", str(out)])
+    assert "500 samples, image, text, 16 numbers each; 0 bad" in capsys.readouterr().err
+    assert (out / "manifest.json").is_file()
+    assert "holds a finished export" in fails(capsys, "embed", run, "--shards", glyphs.test, "--out", out)
+
+
+def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipes"])
+    assert "glyphs/clip_tiny" in capsys.readouterr().out
+    main(["recipes", "show", "glyphs/clip_tiny"])
+    shown = capsys.readouterr().out
+    main(["recipes", "copy", "glyphs/clip_tiny", str(tmp_path)])
+    assert (tmp_path / "clip_tiny.yaml").read_text() == shown
+    capsys.readouterr()
+    assert "is there already" in fails(capsys, "recipes", "copy", "glyphs/clip_tiny", tmp_path)
+
+
+def test_tasks_and_data_sets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["tasks"])
+    assert "glyphs/retrieval" in capsys.readouterr().out
+    main(["data", "list"])
+    assert "mnist5k" in capsys.readouterr().out
+
+
+def test_a_data_set_of_ones_own_is_built_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "three.py"
+    script.write_text(
+        "from mmcl.data import write_shards\n"
+        "def build(out):\n"
+        "    write_shards(({'__key__': str(i), 'txt': f'caption {i}'} for i in range(3)), out)\n"
+    )
+    main(["data", "build", str(script), "--out", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["samples"] == 3
+    main(["data", "build", str(script), "--out", str(tmp_path / "out")])
+    assert "is finished already" in capsys.readouterr().err
+
+
+def test_a_tokenizer_is_trained_on_the_captions_of_shards(
+    tmp_path: Path, glyphs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "t.model"
+    main(["data", "train-tokenizer", str(glyphs.test), "--out", str(out), "--vocab-size", "400"])
+    assert capsys.readouterr().out.strip() == str(out)
+    from mmcl.towers import SentencePiece
+
+    assert SentencePiece(out).vocab_size == 400
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data.train.shards=nowhere/{000..003}.tar"], "4 of 4 shards of .* are missing: nowhere/000.tar"),
+        (["data.train.shards=nowhere/*.tar"], "no shards match 'nowhere/\\*.tar'"),
+        (["optimizer.lrr=1", "trainin.samples=1"], "optimizer.lrr: .*did you mean 'lr'(.|\n)*trainin: .*'training'"),
+        (["data.train.modalities={image: png, text: flac.txt}"], "'flac.txt' does not say where a modality lies"),
+        (["data.train.modalities.image=jpg"], r"no sample of .* has image \(jpg\); their members are: json, png, txt"),
+        (["tasks=[glyphs/retrieva]"], "no task is called 'glyphs/retrieva'; did you mean 'glyphs/retrieval'"),
+        (["towers.text.tokenizer.model=nowhere.model"], "there is no file 'nowhere.model'"),
+        (["training.processes=4"], "training.processes asks for 4, but this run has 1"),
+    ],
+)
+def test_a_mistake_in_training_is_one_clear_message_and_leaves_nothing(
+    recipe: Path, overrides: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import re
+
+    assert re.search(told, fails(capsys, "train", recipe, *overrides))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "glyphs/clip_tinny"], "did you mean 'glyphs/clip_tiny'"),
+        (["eval", "nowhere", "--on", "glyphs/retrieval"], "nowhere is no run folder"),
+        (["data", "build", "glyfs", "--out", "x"], "no data set is called 'glyfs'; did you mean 'glyphs'"),
+        (["embed", "nowhere", "--shards", "x", "--out", "y"], "nowhere is no run folder"),
+        (["trian"], "Did you mean"),
+        (["train"], "requires an argument"),
+        (["eval", "x"], "--on"),
+        (["train", "glyphs/clip_tiny", "--resum"], "--resum"),
+    ],
+)
+def test_mistakes_on_the_command_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told in fails(capsys, *words)
+
+
+def test_debug_shows_the_traceback() -> None:
+    from mmcl.errors import MmclError
+
+    with pytest.raises(MmclError):
+        main(["train", "nothing", "--debug"])
+
+
+def test_on_a_terminal_there_is_one_progress_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a real pseudo-terminal, a progress bar with the loss; no plain lines."""
+    import os
+    import pty
+    import subprocess
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmcl", "train", str(recipe)], stderr=theirs, stdout=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    text = seen.decode()
+    assert "8/8" in text
+    assert "samples/s" in text
+    assert "step 8/8" not in text

@@ -1,0 +1,87 @@
+"""What the tests share: a small piece of the glyphs data set, and a small recipe over it."""
+
+import itertools
+import os
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # device-agnostic code, but CI's figures are the CPU's
+
+from mmcl import bundled
+from mmcl.data import write_shards
+from mmcl.recipe import Recipe, load_recipe
+from mmcl.towers import train_sentencepiece
+
+TRAIN, SHARD = 2000, 250
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """Where a piece of the data set lies."""
+
+    root: Path
+
+    @property
+    def train(self) -> Path:
+        return self.root / "train"
+
+    @property
+    def test(self) -> Path:
+        return self.root / "test"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer.model"
+
+
+@pytest.fixture(scope="session")
+def script() -> SimpleNamespace:
+    """The data tool itself."""
+    return SimpleNamespace(**runpy.run_path(str(bundled.shelf("data_tools") / "glyphs.py")))
+
+
+@pytest.fixture(scope="session")
+def glyphs(tmp_path_factory: pytest.TempPathFactory, script: SimpleNamespace) -> Glyphs:
+    """2,000 training samples in shards of 250, and the whole test set."""
+    made = Glyphs(tmp_path_factory.mktemp("glyphs"))
+    samples = list(itertools.islice(script.train_samples(), TRAIN))
+    write_shards(samples, made.train, SHARD)
+    write_shards(script.test_samples(), made.test, SHARD)
+    train_sentencepiece((sample["txt"] for sample in samples), made.tokenizer, vocab_size=1000)
+    return made
+
+
+@pytest.fixture(scope="session")
+def whole(glyphs: Glyphs) -> Callable[..., Recipe]:
+    """The recipe glyphs/clip_tiny as it ships, over the small data, without tasks."""
+
+    def make(run: Path, *overrides: str) -> Recipe:
+        return load_recipe(
+            "glyphs/clip_tiny",
+            [
+                f"run={run}",
+                f"data.train.shards={glyphs.train}",
+                f"towers.text.tokenizer.model={glyphs.tokenizer}",
+                "tasks=[]",
+                *overrides,
+            ],
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(whole: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    """The same with very small towers, and 8 steps of 32."""
+
+    def make(run: Path, *overrides: str) -> Recipe:
+        small = [f"towers.{tower}.{key}" for tower in ("image", "text") for key in ("width=32", "layers=1", "heads=2")]
+        length = ["data.batch_size=32", "training.samples=256", "training.log_every_steps=1", "dim=16"]
+        return whole(run, *small, *length, *overrides)
+
+    return make

@@ -1,0 +1,151 @@
+"""open_clip's transformers behind the seam: the same numbers, and inputs as they should be."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import TextTransformer, VisionTransformer
+from PIL import Image
+
+from mmcl.errors import MmclError
+from mmcl.towers import OpenClipImage, OpenClipText, train_sentencepiece
+from mmcl.towers.base import TOWERS
+from mmcl.towers.open_clip_image import ImageTransform
+from mmcl.towers.tokenizers import END, PAD, TOKENIZERS
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = ["greek", "latin", "small", "capital", "letter", "alpha", "beta", "with", "tonos", "arrow"]
+    captions = [" ".join(RNG.permutation(words)[:4]) for _ in range(500)]
+    return train_sentencepiece(captions, tmp_path_factory.mktemp("t") / "t.model", vocab_size=285)
+
+
+def image_tower(**more: object) -> OpenClipImage:
+    spec = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "heads": 2, **more}
+    tower = TOWERS.check({"name": "open_clip_image", **spec}).build(dim=16)
+    assert isinstance(tower, OpenClipImage)
+    return tower.eval()
+
+
+def text_tower(model: Path, **more: object) -> OpenClipText:
+    tokenizer = {"name": "sentencepiece", "model": str(model)}
+    spec = {"tokenizer": tokenizer, "context_length": 12, "width": 32, "layers": 2, "heads": 2, **more}
+    tower = TOWERS.check({"name": "open_clip_text", **spec}).build(dim=16)
+    assert isinstance(tower, OpenClipText)
+    return tower.eval()
+
+
+def test_image_vectors_are_open_clips_own() -> None:
+    tower = image_tower()
+    other = VisionTransformer(32, 8, 32, 2, 2, 4.0, output_dim=16).eval()
+    other.load_state_dict(tower.transformer.state_dict())
+    pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    mean, std = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])  # CLIP's
+    normal = (pixels / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    torch.testing.assert_close(tower(pixels), other(normal))
+
+
+def test_text_vectors_are_open_clips_own_pooled_at_the_end(model: Path) -> None:
+    tower = text_tower(model)
+    other = TextTransformer(12, tower.tokenizer.vocab_size, 32, 2, 2, output_dim=16, pool_type="eos", eos_id=END).eval()
+    other.load_state_dict(tower.transformer.state_dict())
+    transform = tower.transform(train=False)
+    rows = transform.collate([transform(t, RNG) for t in ("greek small letter alpha", "arrow")])
+    assert rows.shape == (2, 12)
+    torch.testing.assert_close(tower(rows), other(rows))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_padding_and_company_do_not_change_a_text(model: Path, causal: bool) -> None:
+    tower = text_tower(model, causal=causal)
+    transform = tower.transform(train=False)
+    texts = ["arrow", "greek small letter alpha with tonos", "latin"]
+    rows = [transform(t, RNG) for t in texts]
+    together = tower(transform.collate(rows))
+    alone = torch.cat([tower(transform.collate([row])) for row in rows])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert transform.collate(rows[:1]).shape[1] == (12 if causal else rows[0].shape[0])
+
+
+def test_texts_differ_from_one_another(model: Path) -> None:
+    """With open_clip's default pooling a token in the middle stands for the text; with padding first, nothing does."""
+    tower = text_tower(model)
+    transform = tower.transform(train=False)
+    rows = transform.collate([transform(t, RNG) for t in ("greek alpha", "greek beta", "latin alpha")])
+    similarity = F.normalize(tower(rows), dim=-1) @ F.normalize(tower(rows), dim=-1).T
+    assert similarity[~torch.eye(3, dtype=torch.bool)].max() < 0.9999
+
+
+def test_long_texts_are_cut_and_still_end(model: Path) -> None:
+    transform = text_tower(model).transform(train=True)
+    row = transform("alpha " * 50, RNG)
+    assert row.shape == (12,)
+    assert row[-1] == END
+    assert PAD not in row.tolist()
+
+
+def test_no_text_is_unknown(model: Path) -> None:
+    tokenizer = TOKENIZERS.check({"name": "sentencepiece", "model": str(model)}).build()
+    assert 1 not in tokenizer.encode("日本語 ☃ qqq")
+
+
+def test_a_tokenizer_that_is_not_there_says_what_to_do() -> None:
+    with pytest.raises(MmclError, match="no file 'nowhere.model'.*train-tokenizer"):
+        TOKENIZERS.check({"name": "sentencepiece", "model": "nowhere.model"}).build()
+
+
+def test_too_many_pieces_for_too_few_captions_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MmclError, match="could not train 5000 pieces on 1 different captions"):
+        train_sentencepiece(["a", "a"], tmp_path / "t.model", vocab_size=5000)
+
+
+def test_tokenizers_are_repeatable(tmp_path: Path) -> None:
+    captions = [f"{a} {b}" for a in ("greek", "latin", "arabic") for b in ("one", "two", "three", "four")] * 3
+    first = train_sentencepiece(captions, tmp_path / "a.model", 279).read_bytes()
+    assert train_sentencepiece(list(reversed(captions)), tmp_path / "b.model", 279).read_bytes() == first
+
+
+def test_evaluation_resizes_as_open_clip_does() -> None:
+    from open_clip.transform import image_transform
+
+    rng = np.random.default_rng(1)
+    low = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))
+    photo = low.resize((90, 121), Image.Resampling.BICUBIC)  # smooth, as photographs are
+    theirs = image_transform(32, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))(photo) * 255
+    ours = ImageTransform(32)(torch.from_numpy(np.array(photo)).permute(2, 0, 1), RNG)
+    assert (ours.float() - theirs).abs().mean() < 1.0
+
+
+def test_training_crops_draw_from_what_they_are_given() -> None:
+    transform = image_tower(crop=[0.3, 0.6]).transform(train=True)
+    picture = torch.randint(0, 256, (3, 60, 44), dtype=torch.uint8)
+    again = [transform(picture, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert all(a.shape == (3, 32, 32) for a in again)
+    assert torch.equal(again[0], again[1])
+    assert not torch.equal(again[0], again[2])
+
+
+def test_shifts_keep_whole_pixels_and_fill_with_the_edge() -> None:
+    transform = image_tower(crop=[1, 1], shift=0.1).transform(train=True)
+    picture = torch.full((3, 32, 32), 255, dtype=torch.uint8)
+    picture[:, 12:20, 12:20] = 7
+    places = set()
+    for seed in range(20):
+        moved = transform(picture, np.random.default_rng(seed))
+        assert (moved == 7).sum() == 3 * 64
+        assert set(moved.unique().tolist()) == {7, 255}
+        places.add(tuple((moved[0] == 7).nonzero()[0].tolist()))
+    assert len(places) > 5
+
+
+def test_importing_the_command_line_does_not_import_torch() -> None:
+    import subprocess
+
+    code = "import sys, mmcl, mmcl.cli; assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,167 @@
+"""What a run leaves behind, and what it says when something is wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmcl
+from mmcl import workflow
+from mmcl.data import write_shards
+from mmcl.errors import MmclError
+from mmcl.recipe import Recipe
+from mmcl.runs import Run
+from mmcl.training import Trainer
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    glyphs = request.getfixturevalue("glyphs")
+    path = tmp_path_factory.mktemp("task") / "found.yaml"
+    path.write_text(
+        f"title: found\nkey: retrieval\nevaluator: {{name: retrieval, modalities: [text, image]}}\n"
+        f"data: {{shards: '{glyphs.test}', modalities: {{image: png, text: txt}}}}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe], task: Path) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "run"
+    recipe = tiny(path, f"tasks=['{task}']", "training.samples=1280", "training.eval_every_steps=20")
+    return mmcl.train(recipe)
+
+
+def test_the_loss_falls(trained: Path) -> None:
+    losses = [json.loads(line)["loss"] for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 40
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.15
+
+
+def test_every_row_has_step_loss_and_rate_and_some_the_tasks(trained: Path, task: Path) -> None:
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert all({"step", "samples", "loss", "lr", "grad_norm", "samples_per_second"} <= set(row) for row in rows)
+    measured = [row["step"] for row in rows if any(name.startswith(f"{task}/") for name in row)]
+    assert measured == [20, 40]
+
+
+def test_results_have_the_form_that_scripts_read(trained: Path) -> None:
+    results = json.loads((trained / "results.json").read_text())
+    assert set(results["retrieval"]["text_to_image"]) == {"recall@1", "recall@5", "recall@10", "median_rank"}
+    assert results["retrieval"]["n"] == 500
+    assert results["train"]["samples"] == 1280
+    assert results["train"]["seconds"] > 0
+
+
+def test_a_run_opens_again_and_measures_the_same(trained: Path, task: Path) -> None:
+    encoder = mmcl.load(trained)
+    assert encoder.modalities == ("image", "text")
+    results = json.loads((trained / "results.json").read_text())
+    again = mmcl.evaluate(encoder, str(task))
+    assert again["text_to_image/median_rank"] == results["retrieval"]["text_to_image"]["median_rank"]
+
+
+def test_a_run_is_complete_without_what_it_was_made_of(trained: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    trained.rename(moved)
+    try:
+        recipe = Run(moved).recipe()
+        assert recipe.towers["text"].model_dump()["tokenizer"]["model"].parent == moved / "assets"
+        assert mmcl.load(moved).embed("text", ["greek small letter alpha"]).shape == (1, 16)
+    finally:
+        moved.rename(trained)
+
+
+def test_the_report_stands_alone(trained: Path) -> None:
+    page = (trained / "report.html").read_text()
+    assert page.count("<svg") >= 5
+    assert page.count('src="data:image/png;base64,') >= 10
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert "found" in page
+
+
+def test_an_encoder_takes_what_people_have(trained: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    encoder = mmcl.load(trained)
+    array = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "x.png")
+    forms = [Image.fromarray(array), array, torch.from_numpy(array).permute(2, 0, 1), tmp_path / "x.png"]
+    vectors = encoder.embed("image", forms)
+    assert vectors.shape == (4, 16)
+    torch.testing.assert_close(vectors, vectors[:1].expand(4, -1))
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("modality", "value", "told"),
+    [
+        ("audio", "x", "no tower for 'audio'; it has: image, text"),
+        ("image", "nowhere.png", "no file 'nowhere.png'"),
+        ("image", 3, "an image is a path, a PIL picture.*got int"),
+        ("text", 3, "a text tower cannot take int"),
+    ],
+)
+def test_an_encoder_says_what_it_cannot_take(trained: Path, modality: str, value: object, told: str) -> None:
+    with pytest.raises(MmclError, match=told):
+        mmcl.load(trained).embed(modality, [value])
+    with pytest.raises(MmclError, match="nothing to embed|no tower"):
+        mmcl.load(trained).embed(modality, [])
+
+
+def test_bad_samples_are_counted_and_listed(tmp_path: Path, tiny: Callable[..., Recipe], glyphs: object) -> None:
+    from mmcl.data.shards import find_shards, load_index
+
+    (shard, *_) = find_shards(str(glyphs.train))  # type: ignore[attr-defined]
+    index = load_index(shard)
+    samples = []
+    for number, key in enumerate(index.keys):
+        picture = b"broken" if number % 10 == 0 else index.read(key, "png")
+        samples.append({"__key__": key, "png": picture, "txt": index.read(key, "txt"), "json": index.read(key, "json")})
+    write_shards(samples, tmp_path / "shards")
+    run = mmcl.train(tiny(tmp_path / "run", f"data.train.shards={tmp_path / 'shards'}", "training.samples=224"))
+    listed = [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()]
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["bad_samples"] == len(listed) > 15
+    assert {row["reason"] for row in listed} == {"image cannot be decoded (UnidentifiedImageError)"}
+    assert {row["key"] for row in listed} <= set(index.keys[::10])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_itself(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    recipe = tiny(tmp_path / "run")
+    trainer = Trainer(recipe, Run(tmp_path / "run"), lambda _: {})
+    (tmp_path / "run").mkdir()
+    with torch.no_grad():
+        next(trainer.model.tower("image").parameters()).fill_(torch.nan)
+    with pytest.raises(MmclError, match="step 1: loss is nan"):
+        trainer.train()
+
+
+def test_too_few_processes_are_refused(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    with pytest.raises(MmclError, match=r"training.processes asks for 2, but this run has 1\..*torchrun"):
+        workflow.train(tiny(tmp_path / "run", "training.processes=2"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_launcher_that_was_asked_for_more_processes_is_told_on(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Parent:
+        def parent(self) -> "Parent":
+            return self
+
+        def cmdline(self) -> list[str]:
+            return ["python", "/bin/accelerate", "launch", "--cpu", "--num_processes", "2", "-m", "mmcl", "train"]
+
+    monkeypatch.setattr("mmcl.distributed.psutil.Process", Parent)
+    workflow.train(tiny(tmp_path / "run"))
+    assert "the launcher was asked for 2 processes, but this run has 1" in capsys.readouterr().err
+
+
+def test_overrides_beside_a_complete_recipe_are_refused(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    with pytest.raises(MmclError, match="this recipe is complete already"):
+        mmcl.train(tiny(tmp_path / "run"), "dim=3")

@@ -1,0 +1,137 @@
+"""Several real processes give the loss, the gradients and the runs of one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mmcl
+from mmcl import distributed, workflow
+from mmcl.recipe import Recipe, dump_yaml
+from mmcl.training.loop import gathered
+from mmcl.types import Batch
+from tests.distributed_worker import run_processes
+
+ROWS, DIM = 11, 6  # 11 rows: unequal shares on 2 and on 3 processes
+MODALITIES = ("image", "text", "audio")
+OBJECTIVES: dict[str, Any] = {
+    "clip": "clip",
+    "distinct": {"negatives": "distinct", "contrast": {"name": "softmax", "label_smoothing": 0.1}},
+    "two terms": [{"pairs": [["text", "image"]], "weight": 0.3}, {"temperature": 0.2}],
+}
+
+
+def whole_batch() -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """Vectors, presence and keys. Audio is missing in some rows, and from one process's rows altogether."""
+    torch.manual_seed(3)
+    vectors = {m: torch.randn(ROWS, DIM, dtype=torch.float64) for m in MODALITIES}
+    present = {m: torch.ones(ROWS, dtype=torch.bool) for m in MODALITIES}
+    present["audio"][6:] = False
+    present["text"][2] = False
+    vectors = {m: x.masked_fill(~present[m][:, None], 0.0) for m, x in vectors.items()}
+    return vectors, present, ["a", "b", "a", "c", "d", "e", "f", "a", "g", "g", "h"]
+
+
+def single(name: str) -> dict[str, Tensor]:
+    vectors, present, keys = whole_batch()
+    leaves = {m: x.clone().requires_grad_() for m, x in vectors.items()}
+    objective = mmcl.objective(OBJECTIVES[name]).double()
+    out = objective(leaves, present=present, keys=keys)
+    out.total.backward()
+    temperatures = {f"t{i}": p.grad for i, p in enumerate(objective.parameters())}
+    return {"loss": out.total.detach(), **{m: x.grad for m, x in leaves.items()}, **temperatures}
+
+
+def one_of_many() -> dict[str, dict[str, Tensor]]:
+    """What `single` computes, by this process's share of the rows and the step's own gathering."""
+    vectors, present, keys = whole_batch()
+    offset, count = distributed.share(ROWS, distributed.rank(), distributed.world_size())
+    own = slice(offset, offset + count)
+    ids = torch.tensor([sorted(set(keys)).index(key) for key in keys])
+    batch = Batch({}, {m: p[own] for m, p in present.items()}, keys[own], ids[own], ROWS, offset, [])
+    results = {}
+    for name, said in OBJECTIVES.items():
+        objective = mmcl.objective(said).double()
+        leaves = {m: x[own][present[m][own]].clone().requires_grad_() for m, x in vectors.items()}
+        there = {m: x for m, x in leaves.items() if x.shape[0]}
+        out = objective(gathered(there, batch, MODALITIES, torch.device("cpu")))
+        (out.total * distributed.world_size()).backward()  # as the step does, for DDP's mean
+        distributed.average_gradients(objective.parameters())
+        full = {m: torch.zeros(count, DIM, dtype=torch.float64) for m in MODALITIES}
+        for m, x in there.items():
+            full[m][present[m][own]] = x.grad / distributed.world_size()
+        temperatures = {f"t{i}": p.grad for i, p in enumerate(objective.parameters())}
+        results[name] = {"loss": distributed.total(out.total.detach()), **full, **temperatures}
+    x = torch.ones(2, requires_grad=True)
+    (distributed.total(x).log().sum() / distributed.world_size()).backward()
+    results["total"] = {"gradient": x.grad}
+    return results
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_loss_and_gradients_are_those_of_one_process(processes: int, tmp_path: Path) -> None:
+    ranks = run_processes(one_of_many, processes, tmp_path)
+    for name in OBJECTIVES:
+        expected = single(name)
+        for m in MODALITIES:
+            torch.testing.assert_close(
+                torch.cat([rank[name][m] for rank in ranks]), expected[m], rtol=1e-10, atol=1e-12
+            )
+        for rank in ranks:
+            for key in (k for k in expected if k not in MODALITIES):
+                torch.testing.assert_close(rank[name][key], expected[key], rtol=1e-10, atol=1e-12)
+    for rank in ranks:  # log of a sum of ones: each one's gradient is 1 / processes
+        torch.testing.assert_close(rank["total"]["gradient"], torch.full((2,), 1 / processes))
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def measured(run: Path) -> dict[str, float]:
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    return {name: value for name, value in row.items() if "recall" in name or "median_rank" in name}
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_is_the_run_on_one_and_goes_on_on_one(
+    tmp_path: Path, tiny: Callable[..., Recipe], glyphs: Any
+) -> None:
+    task = tmp_path / "found.yaml"
+    task.write_text(
+        f"title: found\nevaluator: {{name: retrieval, modalities: [text, image]}}\n"
+        f"data: {{shards: '{glyphs.test}', modalities: {{image: png, text: txt}}}}\n"
+    )
+    more = ["data.batch_size=33", "training.samples=330", f"tasks=['{task}']", "optimizer.lr=1e-4"]
+    one = workflow.train(tiny(tmp_path / "one", *more))
+
+    two = tmp_path / "two"
+    short = tiny(two, *more, "training.processes=2", "training.checkpoint_every_steps=5")
+    path = tmp_path / "two.yaml"
+    path.write_text(dump_yaml(short.model_dump(mode="json")))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmcl"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command, "train", str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    for name, value in measured(one).items():
+        assert measured(two)[name] == pytest.approx(value, abs=0.01 if "recall" in name else 1), name
+
+    shutil.rmtree(two / "checkpoints" / "step-00000010")
+    workflow.train(str(two), "training.processes=1", resume=True)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)

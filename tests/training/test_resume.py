@@ -1,0 +1,90 @@
+"""An interrupted run ends where an uninterrupted one does, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmcl import checkpoints, workflow
+from mmcl.errors import MmclError
+from mmcl.recipe import Recipe, dump_yaml
+
+LENGTH = ["training.samples=1920", "training.checkpoint_every_steps=5", "towers.image.patch_dropout=0.25"]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = checkpoints.latest(run / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.state["step"] == 60
+    return checkpoint.tensors("weights") | checkpoint.tensors("optimizer")
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    clock = ("samples_per_second", "seconds_per_step", "seconds")
+    read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in clock} for row in read]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    expected = workflow.train(tiny(tmp_path / "whole", *LENGTH))
+    run = tmp_path / "killed"
+    path = tmp_path / "killed.yaml"
+    path.write_text(dump_yaml(tiny(run, *LENGTH).model_dump(mode="json")))
+    command = [sys.executable, "-m", "mmcl", "train", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "checkpoints" / "step-00000010").exists():
+            assert process.poll() is None, process.stderr and process.stderr.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was done before it was killed"
+    with pytest.raises(MmclError, match=r"holds a run already.*--resume"):
+        workflow.train(tiny(run, *LENGTH))
+    workflow.train(str(run), resume=True)
+    one, two = weights(expected), weights(run)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert rows(run) == rows(expected)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    run = workflow.train(tiny(tmp_path / "run", "training.checkpoint_every_steps=3"))
+    newest = run / "checkpoints" / "step-00000008" / "weights.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)
+    (run / "checkpoints" / ".step-00000009.partial").mkdir()
+    found = checkpoints.latest(run / "checkpoints")
+    assert found is not None
+    assert found.state["step"] == 6
+
+
+def test_resuming_without_a_checkpoint_starts_from_the_beginning_and_says_so(
+    tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflow.train(tiny(tmp_path / "run"), resume=True)
+    assert "has no checkpoint to resume from; the run starts from the beginning" in capsys.readouterr().err
+
+
+def test_resuming_another_recipe_is_refused(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    workflow.train(tiny(tmp_path / "run"))
+    with pytest.raises(MmclError, match="made with another recipe: dim differ"):
+        workflow.train(tiny(tmp_path / "run", "dim=8"), resume=True)
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    workflow.train(tiny(tmp_path / "run"))
+    workflow.train(tiny(tmp_path / "run", "training.samples=320"), resume=True)
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 11))
