@@ -1,0 +1,40 @@
+# make demo: the main job, end to end. make test: the whole suite. make check: what a change must pass besides.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+DATA := data
+
+.PHONY: demo test check format clean
+
+.venv/installed: pyproject.toml
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	touch $@
+
+.venv/tested: .venv/installed
+	$(BIN)/pip install --quiet --group test --group check
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/mmcl data build glyphs --out $(DATA)/glyphs
+	$(BIN)/mmcl data build mnist5k --out $(DATA)/mnist5k
+	rm -rf $(RUN) embeddings/demo
+	$(BIN)/mmcl train glyphs/clip_tiny run=$(RUN)
+	$(BIN)/mmcl embed $(RUN) --shards $(DATA)/glyphs/test --out embeddings/demo
+
+test: .venv/tested
+	$(BIN)/python -m pytest
+
+check: .venv/tested
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: .venv/tested
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv dist
