@@ -48,7 +48,7 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
                 "name": name,
                 "title": title,
                 "n": f"{measured[name].get('n', 0):,.0f}",
-                "metrics": {k.replace("_", " "): _number(v) for k, v in measured[name].items() if k != "n"},
+                "metrics": _rows(measured[name]),
                 "examples": examples.get(name, []),
             }
             for name, title in titles.items()
@@ -100,12 +100,22 @@ def _curve(rows: list[dict[str, Any]], title: str, names: list[str], log: bool) 
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     out = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     svg = out.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def _rows(metrics: dict[str, float]) -> dict[str, dict[str, str]]:
+    """Metrics as a table: a row for each direction, where there are directions."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, value in metrics.items():
+        if name != "n":
+            row, _, column = name.rpartition("/")
+            rows.setdefault(row.replace("_", " "), {})[column.replace("_", " ")] = _number(value)
+    return rows
 
 
 def _number(value: float) -> str:

@@ -1,15 +1,25 @@
 """What a tower must offer."""
 
 from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from jaxtyping import Float
+from open_clip.transformer import QuickGELU
 from pydantic import PlainValidator, SerializeAsAny
 from torch import Tensor, nn
 
 from mmcl.registry import Part, Registry
 from mmcl.types import Transform
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+"""Of a transformer's MLPs: exact, by tanh (cheaper on CPUs), or OpenAI's own approximation."""
+ACTIVATIONS: dict[Activation, Any] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "quick_gelu": QuickGELU,
+}
 
 
 class Asset:

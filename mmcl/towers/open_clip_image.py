@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from mmcl.towers.base import TOWERS, Tower
+from mmcl.towers.base import ACTIVATIONS, TOWERS, Activation, Tower
 
 Count = Annotated[int, Field(ge=1)]
 Colour = tuple[float, float, float]
@@ -38,6 +38,7 @@ class OpenClipImage(Tower):
         mlp_ratio: hidden width of a block's MLP, over the width.
         pool: class token (``tok``) or mean over the patches (``avg``).
         ln_pre: normalise before the first block, as CLIP does.
+        activation: of the MLPs.
         patch_dropout: share of the patches that is left out in training, in [0, 1).
         crop: smallest and largest share of the picture's area that training cuts out; [1, 1] shows the whole picture.
         shift: in training the whole picture is moved by up to this share of its side, in whole pixels; its edge fills
@@ -63,6 +64,7 @@ class OpenClipImage(Tower):
         mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
         pool: Literal["tok", "avg"] = "tok",
         ln_pre: bool = True,
+        activation: Activation = "gelu",
         patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         crop: tuple[float, float] = (0.9, 1.0),
         shift: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -82,6 +84,7 @@ class OpenClipImage(Tower):
             mlp_ratio=mlp_ratio,
             pool_type=pool,
             no_ln_pre=not ln_pre,
+            act_layer=ACTIVATIONS[activation],
             patch_dropout=patch_dropout,
             output_dim=dim,
         )

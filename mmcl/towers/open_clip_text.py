@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from open_clip.transformer import TextTransformer
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmcl.towers.base import TOWERS, Tower
+from mmcl.towers.base import ACTIVATIONS, TOWERS, Activation, Tower
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
 
 Count = Annotated[int, Field(ge=1)]
@@ -30,8 +30,10 @@ class OpenClipText(Tower):
         layers: number of blocks.
         heads: of attention; divide the width.
         mlp_ratio: hidden width of a block's MLP, over the width.
+        activation: of the MLPs.
         causal: a token sees only those before it, as in CLIP; otherwise all of them, and rows are padded to the longest
             of the batch instead of the context length.
+        embedding_std: of the random token embeddings; that of the positions is half of it, as in CLIP.
         dim: width of the shared space.
 
     Reference:
@@ -49,7 +51,9 @@ class OpenClipText(Tower):
         layers: Count = 12,
         heads: Count = 8,
         mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
+        activation: Activation = "gelu",
         causal: bool = True,
+        embedding_std: Annotated[float, Field(gt=0)] = 0.02,
         *,
         dim: int,
     ) -> None:
@@ -65,11 +69,14 @@ class OpenClipText(Tower):
             mlp_ratio=mlp_ratio,
             no_causal_mask=not causal,
             use_pad_mask=not causal,  # what follows the end cannot be seen from it where attention is causal
+            act_layer=ACTIVATIONS[activation],
             pad_id=self.tokenizer.pad_id,
             eos_id=self.tokenizer.eos_id,
             pool_type="eos",  # the default pools at the largest number, the end in CLIP's vocabulary only
             output_dim=dim,
         )
+        nn.init.normal_(self.transformer.token_embedding.weight, std=embedding_std)
+        nn.init.normal_(self.transformer.positional_embedding, std=embedding_std / 2)
 
     def transform(self, train: bool) -> "TextTransform":
         """Tokens; the same in training and after."""

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import sentencepiece
 from pydantic import PlainValidator, SerializeAsAny
@@ -62,13 +62,16 @@ class SentencePiece:
         return self.pieces.encode(text)
 
 
-def train_sentencepiece(captions: Iterable[str], out: Path, vocab_size: int = 8000) -> Path:
-    """Train a sentencepiece model (unigram, byte fallback: no text is unknown).
+def train_sentencepiece(
+    captions: Iterable[str], out: Path, vocab_size: int = 8000, kind: Literal["unigram", "bpe"] = "unigram"
+) -> Path:
+    """Train a sentencepiece model, with byte fallback: no text is unknown.
 
     Args:
         captions: texts; equal ones count once.
         out: the ``.model`` file to write.
         vocab_size: pieces, the 256 bytes and 4 special ones included.
+        kind: how pieces are chosen.
 
     Raises:
         MmclError: sentencepiece refuses, for instance because the captions hold fewer pieces.
@@ -80,6 +83,7 @@ def train_sentencepiece(captions: Iterable[str], out: Path, vocab_size: int = 80
             sentence_iterator=iter(distinct),
             model_writer=model,
             vocab_size=vocab_size,
+            model_type=kind,
             byte_fallback=True,
             character_coverage=0.9999,
             pad_id=PAD,

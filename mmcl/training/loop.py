@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
@@ -44,12 +45,15 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, run: Run, evaluate: Evaluate, resume: bool = False) -> None:
         self.recipe, self.run, self.evaluate = recipe, run, evaluate
+        AcceleratorState._reset_state()  # or a second run in this process could not have another precision
         self.accelerator = Accelerator(
             mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision),
             # modalities may be absent from one process's rows; and with this, three processes resume bit for bit
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.device = self.accelerator.device
+        if recipe.training.precision == "fp16" and self.device.type == "cpu":
+            raise MmclError("training.precision: fp16 needs a GPU, a CPU has no scaling for it; use bf16 or fp32.")
         self.notes = _check_processes(recipe)
         self.model = build_model(recipe)
         self.stream = Stream(

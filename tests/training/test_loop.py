@@ -165,3 +165,18 @@ def test_a_launcher_that_was_asked_for_more_processes_is_told_on(
 def test_overrides_beside_a_complete_recipe_are_refused(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
     with pytest.raises(MmclError, match="this recipe is complete already"):
         mmcl.train(tiny(tmp_path / "run"), "dim=3")
+
+
+def test_precisions_follow_one_another_in_a_process(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16", "fp32"):
+        run = mmcl.train(tiny(tmp_path / f"{precision}{len(losses)}", f"training.precision={precision}"))
+        losses[precision] = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without a GPU")
+def test_fp16_on_a_cpu_is_refused(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    with pytest.raises(MmclError, match="fp16 needs a GPU"):
+        mmcl.train(tiny(tmp_path / "run", "training.precision=fp16"))
