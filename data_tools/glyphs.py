@@ -30,8 +30,13 @@ TEST_FILE = Path(__file__).with_name("glyphs_test.txt")  # one test character a 
 TEST_COUNT = 500
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 FIRST = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "STIXGeneral")  # gallery style: the first that has it
-TEMPLATES = (
-    *["{name}"] * 12, "the character {name}", "{name}, {category}", "{name} in {style}", "a {script} character")  # fmt: skip
+TEMPLATES = (  # of training captions, each as often as it stands here
+    *["{name}"] * 12,
+    "the character {name}",
+    "{name}, {category}",
+    "{name} in {style}",
+    "a {script} character",
+)
 CATEGORIES = {
     "Lu": "uppercase letter", "Ll": "lowercase letter", "Lt": "titlecase letter", "Lm": "modifier letter",
     "Lo": "letter", "Mn": "combining mark", "Me": "enclosing mark", "Nd": "digit", "Nl": "letter number",

@@ -106,8 +106,8 @@ class Encoder:
             MmclError: there is no such modality, or a value cannot be used.
         """
         tower = self.model.tower(modality)
-        transform, rng = self.transforms[modality], np.random.default_rng(0)
-        rows = [transform(_value(tower.takes, value, i), rng) for i, value in enumerate(values)]
+        transform = self.transforms[modality]
+        rows = [transform(_value(tower.takes, value, i), np.random.default_rng) for i, value in enumerate(values)]
         chunks = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
         if not chunks:
             raise MmclError(f"{modality}: nothing to embed.")

@@ -9,13 +9,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+Draw = Callable[[], np.random.Generator]
+"""Makes the generator of one value, seeded by (seed, epoch, sample); made only where something is drawn."""
+
 
 @runtime_checkable
 class Transform(Protocol):
     """What a tower does to one decoded value before it can stand in a batch (called from many threads)."""
 
-    def __call__(self, value: Any, rng: np.random.Generator) -> Tensor:
-        """One row. ``rng`` is seeded by (seed, epoch, sample): a sample gets the same crop whoever decodes it."""
+    def __call__(self, value: Any, draw: Draw) -> Tensor:
+        """One row. Whoever decodes a sample draws the same crop for it."""
         ...
 
     def collate(self, rows: list[Tensor]) -> Tensor:

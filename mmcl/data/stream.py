@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,6 +81,7 @@ class Stream:
         self._identity = Selector.parse(source.identity, "data: identity") if source.identity else None
         self.indexes = _load_indexes(find_shards(source.shards), workers)
         self.problems = [Bad(i.path.name, key, "", reason) for i in self.indexes for key, reason in i.problems]
+        self._samples = sum(len(index.keys) for index in self.indexes)
         self._check_modalities()
         self.rank, self.world_size = share or (distributed.rank(), distributed.world_size())
         self.samples_seen = 0
@@ -88,7 +89,7 @@ class Stream:
 
     def __len__(self) -> int:
         """Samples of one epoch."""
-        return sum(len(index.keys) for index in self.indexes)
+        return self._samples
 
     @property
     def fingerprint(self) -> str:
@@ -180,8 +181,7 @@ class Stream:
             try:
                 value = selector.load(index, key)
                 if modality in self.transforms:
-                    rng = np.random.Generator(draws(self.seed, epoch, key, modality))
-                    value = self.transforms[modality](value, rng)
+                    value = self.transforms[modality](value, partial(_generator, self.seed, epoch, key, modality))
                 values[modality] = value
             except BadSampleError as error:
                 bad.append(Bad(index.path.name, key, modality, str(error)))
@@ -240,6 +240,10 @@ class _Row:
 
     def __init__(self, key: str, who: int, values: dict[str, Any], bad: list[Bad]) -> None:
         self.key, self.who, self.values, self.bad = key, who, values, bad
+
+
+def _generator(*what: int | str) -> np.random.Generator:
+    return np.random.Generator(draws(*what))
 
 
 def _stack(transform: Transform, values: list[Any], there: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from mmcl.towers.base import ACTIVATIONS, TOWERS, Activation, Tower
+from mmcl.types import Draw
 
 Count = Annotated[int, Field(ge=1)]
 Colour = tuple[float, float, float]
@@ -114,17 +115,18 @@ class ImageTransform:
     """
 
     def __init__(self, size: int, crop: tuple[float, float] | None = None, shift: float = 0.0) -> None:
-        self.size, self.crop, self.shift = size, crop, shift
+        self.size, self.shift = size, shift
+        self.crop = None if crop == (1.0, 1.0) else crop
+        self.draws = bool(self.crop or shift)
 
-    def __call__(
-        self, value: UInt8[Tensor, "3 height width"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 size size"]:
+    def __call__(self, value: UInt8[Tensor, "3 height width"], draw: Draw) -> UInt8[Tensor, "3 size size"]:
         """One square."""
-        if self.crop is not None and self.crop != (1.0, 1.0):
+        rng = draw() if self.draws else None
+        if rng is not None and self.crop is not None:
             value = _random_crop(value, self.crop, rng)
         if value.shape[1:] != (self.size, self.size):
             value = _resize(value, self.size)
-        return _shift(value, self.shift, rng) if self.shift else value
+        return _shift(value, self.shift, rng) if rng is not None and self.shift else value
 
     def collate(self, rows: list[Tensor]) -> UInt8[Tensor, "batch 3 size size"]:
         """Squares to one tensor."""

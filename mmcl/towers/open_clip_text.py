@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from open_clip.transformer import TextTransformer
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from mmcl.towers.base import ACTIVATIONS, TOWERS, Activation, Tower
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
+from mmcl.types import Draw
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -99,7 +99,7 @@ class TextTransform:
     def __init__(self, tokenizer: Tokenizer, context_length: int, pad_to_context: bool) -> None:
         self.tokenizer, self.context_length, self.pad_to_context = tokenizer, context_length, pad_to_context
 
-    def __call__(self, value: str, rng: np.random.Generator) -> Int[Tensor, " tokens"]:
+    def __call__(self, value: str, draw: Draw) -> Int[Tensor, " tokens"]:
         """Token numbers."""
         return torch.tensor([*self.tokenizer.encode(value)[: self.context_length - 1], self.tokenizer.eos_id])
 

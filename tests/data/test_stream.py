@@ -21,8 +21,8 @@ FIELDS = {"image": "png", "text": "txt"}
 class Draw:
     """A transform whose row shows what was drawn for it."""
 
-    def __call__(self, value: Any, rng: np.random.Generator) -> Tensor:
-        return torch.tensor([rng.random(), float(len(value))], dtype=torch.float64)
+    def __call__(self, value: Any, draw: Any) -> Tensor:
+        return torch.tensor([draw().random(), float(len(value))], dtype=torch.float64)
 
     def collate(self, rows: list[Tensor]) -> Tensor:
         return torch.stack(rows)
