@@ -1,7 +1,6 @@
 """The data set "glyphs": the named characters of matplotlib's DejaVu and STIX fonts, as pictures with captions.
 
-Fonts come with matplotlib, names and classes from the Unicode tables, so nothing is downloaded. Every random choice
-is a hash of (seed, code point, font), so no sample depends on the order in which samples are made.
+Nothing is downloaded; every random choice is a hash of the seed and the sample.
 """
 
 import hashlib
@@ -24,43 +23,32 @@ from mmcl.towers import train_sentencepiece
 
 SIZE = 48  # stored width and height in pixels
 EM = 0.75  # font size as a share of SIZE: a DejaVu line (1.16 em) leaves a small margin
-SHIFT, SCALE = 0.02, 0.05  # training: at most this shift (share of SIZE) and this change of the font size
-SEED = 0
+SEED, PER_CHARACTER = 0, 8  # training samples of a character
+SHIFT, SCALE = 0.01, 0.03  # training: at most this shift (share of SIZE) and this change of the font size
 TEST_FILE = Path(__file__).with_name("glyphs_test.txt")  # one test character a line: code point, then its name
-TEST_COUNT = 500
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 FIRST = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "STIXGeneral")  # gallery style: the first that has it
-TEMPLATES = (  # of training captions, each as often as it stands here
-    *["{name}"] * 12,
-    "the character {name}",
-    "{name}, {category}",
-    "{name} in {style}",
-    "a {script} character",
-)
-CATEGORIES = {
-    "Lu": "uppercase letter", "Ll": "lowercase letter", "Lt": "titlecase letter", "Lm": "modifier letter",
-    "Lo": "letter", "Mn": "combining mark", "Me": "enclosing mark", "Nd": "digit", "Nl": "letter number",
-    "No": "number", "Pc": "connector", "Pd": "dash", "Ps": "opening bracket", "Pe": "closing bracket",
-    "Pi": "opening quote", "Pf": "closing quote", "Po": "punctuation", "Sm": "math symbol",
-    "Sc": "currency symbol", "Sk": "modifier symbol"}  # fmt: skip
+TEMPLATES = (*12 * ["{name}"], "character {name}", "{name}, {category}", "{name} in {style}", "a {script} character")
+CATEGORIES = {  # by the general category, or else by its first letter, or else a symbol
+    "Lu": "uppercase letter", "Ll": "lowercase letter", "L": "letter", "M": "combining mark", "Nd": "digit",
+    "N": "number", "P": "punctuation", "Sm": "math symbol"}  # fmt: skip
 CLASSES = (  # of characters that belong to no script: the first that is a part of the block's name
     "mathematical operator", "mathematical alphanumeric", "mathematical symbol", "arrow", "box drawing",
-    "block element", "geometric shape", "dingbat", "technical", "punctuation", "combining", "domino tile",
-    "tai xuan jing", "hexagram", "emoticon", "playing card", "letterlike", "currency", "enclosed alphanumeric",
-    "modifier", "superscript")  # fmt: skip
+    "block element", "geometric shape", "dingbat", "technical", "punctuation", "combining", "domino tile", "hexagram",
+    "tai xuan jing", "emoticon", "playing card", "letterlike", "currency", "enclosed alphanumeric", "modifier",
+    "superscript")  # fmt: skip
+
+
+def draw(*key: object) -> list[float]:
+    """Four numbers in [0, 1): the SHA-256 of the key in quarters."""
+    digest = hashlib.sha256(" ".join(map(str, key)).encode()).hexdigest()
+    return [int(digest[i : i + 16], 16) / 2**64 for i in (0, 16, 32, 48)]
 
 
 @cache
 def font(style: str, pixels: int) -> ImageFont.FreeTypeFont:
     """A style's font at a size in pixels."""
     return ImageFont.truetype(FONTS / f"{style}.ttf", pixels, layout_engine=ImageFont.Layout.BASIC)
-
-
-@cache
-def style_words(style: str) -> str:
-    """A style in words: its font's full name in lower case."""
-    with TTFont(FONTS / f"{style}.ttf", lazy=True) as opened:
-        return str(opened["name"].getDebugName(4)).lower().replace("-", " ")
 
 
 @cache
@@ -100,54 +88,48 @@ def identities() -> dict[str, str]:
 
 
 def choose_test() -> list[str]:
-    """The lines of TEST_FILE: of the characters without a twin, the first by the hash of the code point."""
+    """The lines of TEST_FILE: of the characters without a twin, the first 500 by the hash of the code point."""
     shared = Counter(identities().values())
-    alone = (char for char, identity in identities().items() if shared[identity] == 1)
-    chosen = sorted(alone, key=lambda char: hashlib.sha256(str(ord(char)).encode()).digest())[:TEST_COUNT]
+    chosen = sorted((c for c, own in identities().items() if shared[own] == 1), key=lambda c: draw(ord(c)))[:500]
     return [f"{ord(char):05X} {unicodedata.name(char)}" for char in sorted(chosen)]
 
 
-def sample(char: str, style: str, image: Image.Image, template: str) -> dict[str, Any]:
+def sample(key: str, char: str, style: str, image: Image.Image, template: str) -> dict[str, Any]:
     """One sample in webdataset's form."""
-    script, block = ucd.script(char), ucd.block(char).lower().replace("symbols and arrows", "")
-    common = next((words for words in CLASSES if words in block), "symbol")
+    script, category, block = ucd.script(char), unicodedata.category(char), ucd.block(char).lower()
+    common = next((words for words in CLASSES if words in block.replace("symbols and arrows", "")), "symbol")
     meta = {
         "character": char, "codepoint": f"U+{ord(char):04X}", "name": unicodedata.name(char).lower(),
         "script": common if script in ("Zyyy", "Zinh") else ucd.script_name(script).lower(),
-        "category": CATEGORIES.get(unicodedata.category(char), "symbol"),
-        "style": style_words(style), "identity": identities()[char]}  # fmt: skip
+        "category": CATEGORIES.get(category, CATEGORIES.get(category[0], "symbol")), "identity": identities()[char],
+        "style": " ".join(map(str, font(style, SIZE).getname())).lower()}  # fmt: skip
     image.save(png := io.BytesIO(), "PNG", compress_level=1)
-    key = f"{ord(char):05x}-{style.lower()}"
     return {"__key__": key, "png": png.getvalue(), "txt": template.format(**meta), "json": meta}
 
 
 def train_samples() -> Iterator[dict[str, Any]]:
-    """Every character but the test ones, in every style that has it, slightly moved and scaled."""
-    held_out = {chr(int(line.split()[0], 16)) for line in TEST_FILE.read_text().splitlines()}
-    pairs = [(c, s) for c, styles in characters().items() if c not in held_out for s in styles]
-    digests = {pair: hashlib.sha256(f"{SEED} {ord(pair[0])} {pair[1]}".encode()).digest() for pair in pairs}
-    for (char, style), digest in sorted(digests.items(), key=lambda item: item[1]):  # every shard is a fair sample
-        a, b, c, d = (int.from_bytes(digest[i : i + 8], "big") / 2**64 for i in (0, 8, 16, 24))
+    """PER_CHARACTER samples of every other character: its styles in turn, slightly moved and scaled."""
+    held_out = {line.split()[0] for line in TEST_FILE.read_text(encoding="ascii").splitlines()}
+    pairs = [(char, i) for char in characters() if f"{ord(char):05X}" not in held_out for i in range(PER_CHARACTER)]
+    for char, i in sorted(pairs, key=lambda pair: draw("order", *pair)):  # so that every shard is a fair sample
+        styles = sorted(characters()[char], key=lambda style: draw(SEED, ord(char), style))
+        a, b, c, d = draw(SEED, ord(char), i)
+        style, template = styles[i % len(styles)], TEMPLATES[int(d * len(TEMPLATES))]
         image = render(char, style, (2 * a - 1) * SHIFT, (2 * b - 1) * SHIFT, 1 + (2 * c - 1) * SCALE)
-        yield sample(char, style, image, TEMPLATES[int(d * len(TEMPLATES))])
+        yield sample(f"{ord(char):05x}-{i}", char, style, image, template)
 
 
 def test_samples() -> Iterator[dict[str, Any]]:
     """One picture of each test character, in its gallery style, not moved, with its plain name."""
-    for line in TEST_FILE.read_text().splitlines():
-        char = chr(int(line.split()[0], 16))
-        yield sample(char, characters()[char][0], render(char, characters()[char][0]), "{name}")
+    for char in (chr(int(line.split()[0], 16)) for line in TEST_FILE.read_text(encoding="ascii").splitlines()):
+        style = characters()[char][0]
+        yield sample(f"{ord(char):05x}", char, style, render(char, style), "{name}")
 
 
 def build(out: Path) -> None:
     """Write ``out/train``, ``out/test``, a tokenizer of the training captions, and last ``out/manifest.json``."""
     captions: list[str] = []
-
-    def noting() -> Iterator[dict[str, Any]]:
-        for made in train_samples():
-            captions.append(made["txt"])
-            yield made
-
-    parts = {"train": write_shards(noting(), out / "train"), "test": write_shards(test_samples(), out / "test")}
+    noted = (captions.append(made["txt"]) or made for made in train_samples())
+    parts = {"train": write_shards(noted, out / "train"), "test": write_shards(test_samples(), out / "test")}
     train_sentencepiece(captions, out / "tokenizer.model", vocab_size=2200, kind="bpe")
     (out / "manifest.json").write_text(json.dumps({name: part["samples"] for name, part in parts.items()}))

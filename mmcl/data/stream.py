@@ -56,6 +56,8 @@ class Stream:
         transforms: what makes rows of decoded values, by modality; without one a column is a list.
         share: (rank, world size), where it is not that of this process.
 
+    ``problems`` lists what the shards' indexes could not take up: members beyond a cut, second members of a name.
+
     Raises:
         MmclError: shards are missing, or no sample of them has a modality.
     """

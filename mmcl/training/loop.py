@@ -20,7 +20,7 @@ from mmcl.model import Encoder, present_rows
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, build_model
 from mmcl.training.progress import Metrics, ProgressLine, Row
-from mmcl.types import Batch, Embeddings
+from mmcl.types import Bad, Batch, Embeddings
 
 Evaluate = Callable[[Encoder], dict[str, float]]
 """What measures the model: metric -> number."""
@@ -84,10 +84,15 @@ class Trainer:
         """
         main = distributed.rank() == 0
         self.metrics = Metrics(self.run.metrics, self.step) if main else None
+        if main and self.step == 0:
+            self._note_bad(self.stream.problems)
         with ProgressLine(self.recipe.steps, self.step, show=main) as self.progress:
             for note in self.notes:
                 self.progress.say(note)
             results = self._loop()
+            if self.bad:
+                listed = ", ".join(f"{count} {reason}" for reason, count in self.bad.most_common(5))
+                self.progress.say(f"bad samples here: {sum(self.bad.values())} ({listed}); see {self.run.bad_samples}")
         return {
             **results,
             "train/samples": self.step * self.recipe.data.batch_size,
@@ -123,7 +128,7 @@ class Trainer:
         # partial losses sum to the loss, but DDP averages their gradients
         self.accelerator.backward(out.total * distributed.world_size())
         distributed.average_gradients(self.objective.parameters())
-        self._note_bad(batch)
+        self._note_bad(batch.bad)
         return out
 
     def update(self) -> Tensor:
@@ -171,13 +176,13 @@ class Trainer:
             self.metrics.write(row)
         self.progress.row(row)
 
-    def _note_bad(self, batch: Batch) -> None:
-        """List what could not be used; each process lists its own rows."""
-        for bad in batch.bad:
+    def _note_bad(self, samples: list[Bad]) -> None:
+        """Count and list what could not be used; each process lists its own rows."""
+        for bad in samples:
             self.bad[bad.reason] += 1
-        if batch.bad:
+        if samples:
             with self.run.bad_samples.open("a") as file:
-                file.writelines(json.dumps({"step": self.step, **bad._asdict()}) + "\n" for bad in batch.bad)
+                file.writelines(json.dumps({"step": self.step, **bad._asdict()}) + "\n" for bad in samples)
 
     def _save(self) -> None:
         generators = distributed.collect(_random_state())

@@ -123,12 +123,17 @@ def test_bad_samples_are_counted_and_listed(tmp_path: Path, tiny: Callable[..., 
         picture = b"broken" if number % 10 == 0 else index.read(key, "png")
         samples.append({"__key__": key, "png": picture, "txt": index.read(key, "txt"), "json": index.read(key, "json")})
     write_shards(samples, tmp_path / "shards")
+    (tmp_path / "shards" / "cut.tar").write_bytes((tmp_path / "shards" / "00000.tar").read_bytes()[:3000])
     run = mmcl.train(tiny(tmp_path / "run", f"data.train.shards={tmp_path / 'shards'}", "training.samples=224"))
     listed = [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()]
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["bad_samples"] == len(listed) > 15
-    assert {row["reason"] for row in listed} == {"image cannot be decoded (UnidentifiedImageError)"}
-    assert {row["key"] for row in listed} <= set(index.keys[::10])
+    cut = [row for row in listed if row["shard"] == "cut.tar" and row["modality"] == ""]
+    assert len(cut) == 1
+    assert "the shard is cut" in cut[0]["reason"]
+    others = [row for row in listed if row["shard"] == "00000.tar"]
+    assert {row["reason"] for row in others} == {"image cannot be decoded (UnidentifiedImageError)"}
+    assert {row["key"] for row in others} <= set(index.keys[::10])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_itself(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
