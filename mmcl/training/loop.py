@@ -137,13 +137,22 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.training.clip_norm or math.inf)
+        norm = self._clip(parameters)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.clamp_()
         self.step += 1
-        assert norm is not None
         return norm
+
+    def _clip(self, parameters: list[Tensor]) -> Tensor:
+        """Norm of the gradient, which is clipped where the recipe says so."""
+        limit = self.recipe.training.clip_norm
+        if limit is not None:
+            norm = self.accelerator.clip_grad_norm_(parameters, limit)
+            assert norm is not None
+            return norm
+        self.accelerator.unscale_gradients(self.optimizer)
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def _row(self, window: "_Window") -> Row:
         """The numbers of the steps since the last row; the one place where the host waits for the device."""
