@@ -16,9 +16,11 @@ DATA := data
 	$(BIN)/pip install --quiet --group test --group check
 	touch $@
 
+$(DATA)/%/manifest.json: | .venv/installed
+	$(BIN)/mmcl data build $* --out $(@D)
+
 demo: .venv/installed
-	$(BIN)/mmcl data build glyphs --out $(DATA)/glyphs
-	$(BIN)/mmcl data build mnist5k --out $(DATA)/mnist5k
+	$(MAKE) --no-print-directory -j2 $(DATA)/glyphs/manifest.json $(DATA)/mnist5k/manifest.json
 	rm -rf $(RUN) embeddings/demo
 	$(BIN)/mmcl train glyphs/clip_tiny run=$(RUN)
 	$(BIN)/mmcl embed $(RUN) --shards $(DATA)/glyphs/test --out embeddings/demo
