@@ -7,6 +7,7 @@ does) is told by scaling the loss with the number of processes.
 
 import os
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import psutil
@@ -34,6 +35,12 @@ def share(rows: int, rank: int, world_size: int) -> tuple[int, int]:
     """
     small, longer = divmod(rows, world_size)
     return rank * small + min(rank, longer), small + (rank < longer)
+
+
+@cache
+def _group() -> Any:
+    """A group of our own: DDP reduces parameters that nothing reached already in forward, before our collectives."""
+    return dist.new_group()
 
 
 def gather(x: Shaped[Tensor, "batch ..."], rows: int) -> Shaped[Tensor, "all_batch ..."]:
@@ -111,13 +118,13 @@ class _Gather(torch.autograd.Function):
         padded = x.new_zeros((longest, *x.shape[1:]))
         padded[: ctx.count] = x
         parts = [torch.empty_like(padded) for _ in shares]
-        dist.all_gather(parts, padded)
+        dist.all_gather(parts, padded, group=_group())
         return torch.cat([part[:count] for part, (_, count) in zip(parts, shares, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
+        dist.all_reduce(grad, group=_group())
         return grad[ctx.offset : ctx.offset + ctx.count], None
 
 
@@ -127,11 +134,11 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
         x = x.clone()
-        dist.all_reduce(x)
+        dist.all_reduce(x, group=_group())
         return x
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
+        dist.all_reduce(grad, group=_group())
         return grad

@@ -51,6 +51,9 @@ class MultiTower(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "_ dim"]]:
         """Vectors, not normalised, of the rows of each modality that is given. Absent modalities cost nothing."""
+        if not inputs:  # no rows at all: DDP still waits for this process, so something must depend on a parameter
+            nothing = next(p for p in self.parameters() if p.requires_grad).reshape(-1)[:0]
+            return {self.modalities[0]: nothing[:, None].expand(0, self.dim)}
         return {modality: self.tower(modality)(rows) for modality, rows in inputs.items()}
 
 

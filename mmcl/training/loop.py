@@ -19,7 +19,7 @@ from mmcl.losses import LossOutput, Objective
 from mmcl.model import Encoder, present_rows
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, build_model
-from mmcl.training.progress import Metrics, ProgressLine, Row
+from mmcl.training.progress import Metrics, ProgressLine, Row, cut_back
 from mmcl.types import Bad, Batch, Embeddings
 
 Evaluate = Callable[[Encoder], dict[str, float]]
@@ -92,7 +92,7 @@ class Trainer:
             results = self._loop()
             if self.bad:
                 listed = ", ".join(f"{count} {reason}" for reason, count in self.bad.most_common(5))
-                self.progress.say(f"bad samples here: {sum(self.bad.values())} ({listed}); see {self.run.bad_samples}")
+                self.progress.say(f"bad samples here: {self.bad.total()} ({listed}); see {self.run.bad_samples}")
         return {
             **results,
             "train/samples": self.step * self.recipe.data.batch_size,
@@ -124,7 +124,8 @@ class Trainer:
     def backward(self, batch: Batch) -> LossOutput:
         """Loss of a batch, and the gradients of the global batch on every process."""
         vectors = self.towers(present_rows(batch, self.model.modalities, self.device))
-        out = self.objective(gathered(vectors, batch, self.model.modalities, self.device), step=self.step)
+        embeddings = gathered(vectors, batch, self.model.modalities, self.model.dim, self.device)
+        out = self.objective(embeddings, step=self.step)
         # partial losses sum to the loss, but DDP averages their gradients
         self.accelerator.backward(out.total * distributed.world_size())
         distributed.average_gradients(self.objective.parameters())
@@ -156,8 +157,9 @@ class Trainer:
 
     def _row(self, window: "_Window") -> Row:
         """The numbers of the steps since the last row; the one place where the host waits for the device."""
-        sums = torch.stack(window.values)
-        values = (distributed.total(sums) / (self.step - window.first)).tolist()
+        bad = torch.tensor(float(self.bad.total()), device=self.device)
+        *sums, bad_samples = distributed.total(torch.stack([*window.values, bad])).tolist()
+        values = [value / (self.step - window.first) for value in sums]
         seconds = time.perf_counter() - window.start
         self.seconds += seconds
         for name, value in zip(window.names, values, strict=True):
@@ -174,7 +176,7 @@ class Trainer:
             **{f"temperature/{name}": t.item() for name, t in self.objective.temperatures().items()},
             "grad_norm": float(window.norm) / done,
             "lr": self.lr,
-            "bad_samples": sum(self.bad.values()),
+            "bad_samples": round(bad_samples),
             "samples_per_second": done * self.recipe.data.batch_size / seconds,
             "seconds_per_step": seconds / done,
             "seconds": self.seconds,
@@ -194,14 +196,19 @@ class Trainer:
                 file.writelines(json.dumps({"step": self.step, **bad._asdict()}) + "\n" for bad in samples)
 
     def _save(self) -> None:
-        generators = distributed.collect(_random_state())
+        generators, counts = zip(*distributed.collect((_random_state(), self.bad)), strict=True)
         if distributed.rank() == 0:
             weights = {f"model.{k}": t for k, t in self.model.state_dict().items()}
             weights |= {f"objective.{k}": t for k, t in self.objective.state_dict().items()}
             slots = self.optimizer.state_dict()["state"]
             optimizer = {f"{i}.{name}": t for i, slot in slots.items() for name, t in slot.items()}
             rng = {f"{rank}.{name}": t for rank, state in enumerate(generators) for name, t in state.items()}
-            state = {"step": self.step, "seconds": self.seconds, "bad": self.bad, "data": self.stream.state()}
+            state = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "bad": sum(counts, Counter()),
+                "data": self.stream.state(),
+            }
             files = {"weights": weights, "optimizer": optimizer, "rng": rng}
             checkpoints.write(self.run.checkpoints, self.step, files, state, self.recipe.training.keep_checkpoints)
         distributed.barrier()
@@ -222,26 +229,31 @@ class Trainer:
         self.optimizer.load_state_dict({"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]})
         _restore_random_state(checkpoint.tensors("rng"), distributed.rank())
         self.stream.restore(state["data"])
-        self.step, self.seconds, self.bad = state["step"], state["seconds"], Counter(state["bad"])
-        if distributed.rank() == 0 and self.run.bad_samples.exists():
-            lines = self.run.bad_samples.read_text().splitlines(keepends=True)
-            self.run.bad_samples.write_text("".join(x for x in lines if json.loads(x)["step"] < self.step))
+        self.step, self.seconds = state["step"], state["seconds"]
+        if distributed.rank() == 0:
+            self.bad = Counter(state["bad"])  # of all processes
+            cut_back(self.run.bad_samples, self.step - 1)
         self.notes.append(f"resumed from {checkpoint.path} at step {self.step}")
 
 
-def gathered(vectors: dict[str, Tensor], batch: Batch, modalities: tuple[str, ...], device: torch.device) -> Embeddings:
+def gathered(
+    vectors: dict[str, Tensor], batch: Batch, modalities: tuple[str, ...], dim: int, device: torch.device
+) -> Embeddings:
     """The record of this step: all rows of all processes, absent ones zero, in one collective.
 
     Args:
         vectors: of the rows that are present, by modality.
         batch: this process's rows.
         modalities: of the model, in the order that every process agrees on.
+        dim: width of the shared space.
         device: of the towers.
     """
-    some = next(iter(vectors.values()), None)
-    assert some is not None, "a batch without any modality"
-    full = [_full(vectors.get(m), batch.present[m], some, device) for m in modalities]
-    local = torch.stack(full, dim=1)
+    dtype = next((rows.dtype for rows in vectors.values()), torch.float32)
+    local = torch.zeros(len(batch), len(modalities), dim, dtype=dtype, device=device)
+    for number, m in enumerate(modalities):
+        if m in vectors:
+            there = batch.present[m].nonzero()[:, 0].to(device, non_blocking=True)
+            local = local.index_put((there, torch.tensor(number, device=device)), vectors[m])
     if not local.requires_grad:  # every process takes part in the backward collective
         local.requires_grad_()
     everyone = distributed.gather(local, batch.size)
@@ -257,13 +269,6 @@ def gathered(vectors: dict[str, Tensor], batch: Batch, modalities: tuple[str, ..
         offset=batch.offset,
         total=distributed.total,
     )
-
-
-def _full(rows: Tensor | None, present: Tensor, like: Tensor, device: torch.device) -> Tensor:
-    if rows is not None and rows.shape[0] == present.shape[0]:
-        return rows
-    full = like.new_zeros(present.shape[0], like.shape[1])
-    return full if rows is None else full.index_put((present.nonzero()[:, 0].to(device),), rows)
 
 
 class _Window:

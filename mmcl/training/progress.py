@@ -14,16 +14,19 @@ class Metrics:
     """metrics.jsonl: rows are appended, and cut back to a step when a run goes on from there."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        kept = []
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= resume_step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        cut_back(path, resume_step)
         self.path = path
 
     def write(self, row: Row) -> None:
         """One row."""
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Leave the rows of a file up to a step."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.write_text("".join(f"{line}\n" for line in lines if _step(line) <= step))
 
 
 def _step(line: str) -> float:

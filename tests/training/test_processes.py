@@ -15,9 +15,11 @@ from torch import Tensor
 
 import mmcl
 from mmcl import distributed, workflow
+from mmcl.model import MultiTower
 from mmcl.recipe import Recipe, dump_yaml
+from mmcl.towers import Tower
 from mmcl.training.loop import gathered
-from mmcl.types import Batch
+from mmcl.types import Batch, Transform
 from tests.distributed_worker import run_processes
 
 ROWS, DIM = 11, 6  # 11 rows: unequal shares on 2 and on 3 processes
@@ -62,7 +64,7 @@ def one_of_many() -> dict[str, dict[str, Tensor]]:
         objective = mmcl.objective(said).double()
         leaves = {m: x[own][present[m][own]].clone().requires_grad_() for m, x in vectors.items()}
         there = {m: x for m, x in leaves.items() if x.shape[0]}
-        out = objective(gathered(there, batch, MODALITIES, torch.device("cpu")))
+        out = objective(gathered(there, batch, MODALITIES, DIM, torch.device("cpu")))
         (out.total * distributed.world_size()).backward()  # as the step does, for DDP's mean
         distributed.average_gradients(objective.parameters())
         full = {m: torch.zeros(count, DIM, dtype=torch.float64) for m in MODALITIES}
@@ -70,10 +72,57 @@ def one_of_many() -> dict[str, dict[str, Tensor]]:
             full[m][present[m][own]] = x.grad / distributed.world_size()
         temperatures = {f"t{i}": p.grad for i, p in enumerate(objective.parameters())}
         results[name] = {"loss": distributed.total(out.total.detach()), **full, **temperatures}
+    results["ddp"] = absent_on_one_process()
     x = torch.ones(2, requires_grad=True)
     (distributed.total(x).log().sum() / distributed.world_size()).backward()
     results["total"] = {"gradient": x.grad}
     return results
+
+
+class Linear(Tower):
+    """The smallest tower."""
+
+    takes = "image"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(DIM, DIM, dtype=torch.float64)
+
+    def transform(self, train: bool) -> Transform:
+        raise NotImplementedError
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.linear(rows)
+
+
+def absent_on_one_process() -> dict[str, Tensor]:
+    """Gradients of towers under DDP, where the last process has no audio, and where it has nothing at all."""
+    vectors, present, keys = whole_batch()
+    gradients = {}
+    for name in ("some", "none"):
+        offset, count = distributed.share(ROWS, distributed.rank(), distributed.world_size())
+        own, last = slice(offset, offset + count), slice(ROWS - 3, ROWS)
+        there = {m: p.clone() for m, p in present.items()}
+        if name == "none":
+            for m in MODALITIES:
+                there[m][last] = False
+        torch.manual_seed(4)
+        towers: torch.nn.Module = MultiTower({m: Linear() for m in MODALITIES}, DIM)
+        if distributed.world_size() > 1:
+            towers = torch.nn.parallel.DistributedDataParallel(
+                towers,
+                find_unused_parameters=True,
+                bucket_cap_mb=1e-4,  # type: ignore[arg-type]
+            )
+        inputs = {m: x[own][there[m][own]] for m, x in vectors.items() if there[m][own].any()}
+        batch = Batch({}, {m: p[own] for m, p in there.items()}, keys[own], torch.arange(ROWS)[own], ROWS, offset, [])
+        out = mmcl.objective({"temperature": 0.2}).double()(
+            gathered(towers(inputs), batch, MODALITIES, DIM, torch.device("cpu"))
+        )
+        (out.total * distributed.world_size()).backward()
+        for key, parameter in towers.named_parameters():
+            gradients[f"{name} {key.removeprefix('module.')}"] = parameter.grad
+    return gradients
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -88,6 +137,10 @@ def test_loss_and_gradients_are_those_of_one_process(processes: int, tmp_path: P
         for rank in ranks:
             for key in (k for k in expected if k not in MODALITIES):
                 torch.testing.assert_close(rank[name][key], expected[key], rtol=1e-10, atol=1e-12)
+    expected = absent_on_one_process()
+    for rank in ranks:
+        for key, gradient in expected.items():
+            torch.testing.assert_close(rank["ddp"][key], gradient, rtol=1e-10, atol=1e-12)
     for rank in ranks:  # log of a sum of ones: each one's gradient is 1 / processes
         torch.testing.assert_close(rank["total"]["gradient"], torch.full((2,), 1 / processes))
 
