@@ -18,7 +18,7 @@ from fontTools import unicodedata as ucd
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from mmcl.data import write_shards
+from mmcl.data import stream, write_shards
 from mmcl.towers import train_sentencepiece
 
 SIZE = 48  # stored width and height in pixels
@@ -128,8 +128,10 @@ def test_samples() -> Iterator[dict[str, Any]]:
 
 def build(out: Path) -> None:
     """Write ``out/train``, ``out/test``, a tokenizer of the training captions, and last ``out/manifest.json``."""
-    captions: list[str] = []
-    noted = (captions.append(made["txt"]) or made for made in train_samples())
-    parts = {"train": write_shards(noted, out / "train"), "test": write_shards(test_samples(), out / "test")}
+    for name, samples in {"train": train_samples, "test": test_samples}.items():
+        if not (out / name / "manifest.json").exists():
+            write_shards(samples(), out / name)
+    captions = (text for b in stream(out / "train", {"text": "txt"}, batch_size=1000) for text in b["text"])
     train_sentencepiece(captions, out / "tokenizer.model", vocab_size=2200, kind="bpe")
-    (out / "manifest.json").write_text(json.dumps({name: part["samples"] for name, part in parts.items()}))
+    counts = {name: json.loads((out / name / "manifest.json").read_text())["samples"] for name in ("train", "test")}
+    (out / "manifest.json").write_text(json.dumps(counts))

@@ -59,8 +59,10 @@ def write(
         shutil.rmtree(final)
     os.replace(partial, final)
     _sync(folder)
-    for old in _listed(folder)[:-keep]:
-        shutil.rmtree(old)
+    older = [path for path in _listed(folder) if path < final]
+    newer = [path for path in _listed(folder) if path > final]  # of a future that was damaged and did not happen
+    for path in [*older[: max(len(older) - keep + 1, 0)], *newer]:
+        shutil.rmtree(path)
     return final
 
 

@@ -65,7 +65,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     for parameter in parameters:
         if parameter.grad is None:  # nothing reached it here, but something may have elsewhere
             parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+        dist.all_reduce(parameter.grad, group=_group())
         parameter.grad /= world_size()
 
 

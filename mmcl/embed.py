@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def embed_shards(
     if any("json" in members for shard in find_shards(source.shards) for members in load_index(shard).samples.values()):
         fields["json"] = "json"
     wider = source.model_copy(update={"modalities": {**source.modalities, **fields}})
+    for name in (*(f"{FOLDERS.get(m, m)}_emb" for m in modalities), "metadata"):  # of an export that was interrupted
+        shutil.rmtree(out / name, ignore_errors=True)
     rows = max(part_size // batch_size, 1) * batch_size
     stream = Stream(
         wider,
@@ -73,11 +76,11 @@ def embed_shards(
         share=(0, 1),
     )
     parts: list[dict[str, Any]] = []
-    bad: list[dict[str, Any]] = []
+    bad = [b._asdict() for b in stream.problems]
     waiting: list[Batch] = []
     for batch in stream:
         waiting.append(batch)
-        bad += [b._asdict() for b in batch.bad]
+        bad += [b._asdict() for b in batch.bad if b.modality not in fields]  # a text that is bad is bad once
         if stream.samples_seen % rows == 0 or stream.samples_seen == len(stream):
             parts.append(_write_part(encoder, modalities, waiting, out, len(parts)))
             waiting = []

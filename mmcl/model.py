@@ -109,6 +109,8 @@ class Encoder:
             MmclError: there is no such modality, or a value cannot be used.
         """
         tower = self.model.tower(modality)
+        if isinstance(values, str | Path | Image.Image | Tensor | np.ndarray):
+            raise MmclError(f"{modality}: embed takes a list of values; got one {type(values).__name__}.")
         transform = self.transforms[modality]
         rows = [transform(_value(tower.takes, value, i), np.random.default_rng) for i, value in enumerate(values)]
         chunks = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
@@ -148,7 +150,7 @@ def _picture(value: Any, place: int) -> UInt8[Tensor, "3 height width"]:
     if isinstance(value, Image.Image):
         return TF.pil_to_tensor(value.convert("RGB"))
     if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[2] == 3 and value.dtype == np.uint8:
-        return torch.from_numpy(value).permute(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(value)).permute(2, 0, 1)
     if isinstance(value, Tensor) and value.ndim == 3 and value.shape[0] == 3 and value.dtype == torch.uint8:
         return value
     raise MmclError(

@@ -82,6 +82,8 @@ class Recipe(Spec):
         for modality in have:
             if modality not in self.towers:
                 raise MmclError(f"data.train.modalities.{modality}: there is no tower for {modality}.")
+        if len(self.towers) < 2:
+            raise MmclError(f"towers: a contrast needs two modalities or more; got {list(self.towers)}.")
         for number, term in enumerate(self.objective):
             for pair in term.pairs or []:
                 if not set(pair) <= set(self.towers):
@@ -120,6 +122,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     else:
         path = bundled.find("recipe", str(name), bundled.shelf("recipes"), ".yaml", "mmcl recipes")
         content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise MmclError(f"{name}: a recipe is a mapping of keys to values; this file holds {type(content).__name__}.")
     for override in overrides:
         _override(content, override)
     for keys, file in assets(check(Recipe, content, str(name))):

@@ -104,7 +104,7 @@ class Registry(Generic[T]):
             return value
         if isinstance(value, str):
             value = {"name": value}
-        if not isinstance(value, dict) or "name" not in value:
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             raise MmclError(f"a {self.kind} is a name, or a mapping with a `name`; got {value!r}.")
         return self._spec_of(value["name"]).model_validate(value)
 

@@ -82,6 +82,9 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> None:
     Raises:
         MmclError: the folder holds a run and it is not to be resumed, or its recipe is another one.
     """
+    blocking = next((p for p in (run.path, *run.path.parents) if p.exists() and not p.is_dir()), None)
+    if blocking is not None:
+        raise MmclError(f"run: {run.path} cannot be a folder, since {blocking} is a file.")
     if not (run.path / "recipe.yaml").exists():
         return
     if not resume:
@@ -97,7 +100,7 @@ def create(run: Run, recipe: Recipe) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     content = recipe.model_dump(mode="json")
     for keys, file in assets(recipe):
-        copy = Path("assets") / f"{'-'.join(keys[1:-1])}{file.suffix}"
+        copy = Path("assets") / f"{'-'.join(keys[1:])}{file.suffix}"
         _copy(file, run.path / copy)
         put(content, keys, str(copy))
     (run.path / "environment.json").write_text(json.dumps(_environment(), indent=1) + "\n")
@@ -107,7 +110,13 @@ def create(run: Run, recipe: Recipe) -> None:
 def build_model(recipe: Recipe) -> MultiTower:
     """The recipe's towers with random weights, drawn from its seed."""
     torch.manual_seed(recipe.seed)
-    return MultiTower({m: part.build(dim=recipe.dim) for m, part in recipe.towers.items()}, recipe.dim)
+    towers = {}
+    for modality, part in recipe.towers.items():
+        try:
+            towers[modality] = part.build(dim=recipe.dim)
+        except (AssertionError, RuntimeError) as error:  # torch's own words for sizes that do not fit
+            raise MmclError(f"towers.{modality}: {part.name} cannot be built: {error}") from None
+    return MultiTower(towers, recipe.dim)
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
@@ -125,7 +134,8 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
     checkpoint = checkpoints.latest(run.checkpoints)
     if checkpoint is None:
         raise MmclError(f"{path} has no checkpoint yet. Train it on with: mmcl train {path} --resume")
-    model = build_model(recipe)
+    with torch.random.fork_rng():  # the caller's own draws go on as they were
+        model = build_model(recipe)
     weights = checkpoint.tensors("weights")
     model.load_state_dict({k.removeprefix("model."): t for k, t in weights.items() if k.startswith("model.")})
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -146,6 +156,7 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
         for keys, file in assets(recipe):  # the run's own copy stands for the file that it was made of
             put(content, keys, file.read_bytes() if file.is_file() else str(file))
     before["data"]["workers"] = now["data"]["workers"]
+    before["data"]["train"]["shards"] = now["data"]["train"]["shards"]  # a copy will do: the stream knows its samples
     different = [key for key in now if key not in RESUMABLE and now[key] != before[key]]
     if different:
         raise MmclError(
@@ -155,13 +166,15 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
 
 
 def _environment() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
+    try:
+        git = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, cwd=Path(__file__).parent, check=False).stdout
+    except OSError:  # no git here
+        commit = ""
     return {
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": commit.strip() or None,
         "machine": platform.platform(),
         "processor": platform.processor() or platform.machine(),
     }

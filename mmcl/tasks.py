@@ -1,6 +1,7 @@
 """eval/tasks/*.yaml: an evaluator, and the data to measure on."""
 
 import base64
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -79,11 +80,7 @@ class Task:
         Raises:
             MmclError: the model lacks a modality, or classes and labels do not match.
         """
-        for modality in (*self.evaluator.modalities(), *self.evaluator.prompted()):
-            if modality not in encoder.modalities:
-                raise MmclError(
-                    f"task {self.name} needs {modality}, but the model has: {', '.join(encoder.modalities)}."
-                )
+        self.check(encoder.modalities)
         data, skipped, stream = self._embed(encoder)
         try:
             metrics = self.evaluator.measure(data, encoder)
@@ -93,6 +90,16 @@ class Task:
         pictures = [m for m in self.evaluator.modalities() if encoder.takes(m) == "image"]
         return Measured(metrics, [_shown(example, stream, pictures) for example in examples], skipped)
 
+    def check(self, modalities: Sequence[str]) -> None:
+        """Refuse a model that cannot be measured.
+
+        Raises:
+            MmclError: the model lacks a modality.
+        """
+        for modality in (*self.evaluator.modalities(), *self.evaluator.prompted()):
+            if modality not in modalities:
+                raise MmclError(f"task {self.name} needs {modality}, but the model has: {', '.join(modalities)}.")
+
     def _stream(self, more: dict[str, str], transforms: dict[str, Any]) -> Stream:
         source = self.spec.data.model_copy(update={"modalities": {**self.spec.data.modalities, **more}})
         return Stream(source, batch_size=256, workers=WORKERS, shuffle=False, transforms=transforms)
@@ -101,8 +108,6 @@ class Task:
         """All items that have every modality and field; every process gets all of them."""
         modalities, source = self.evaluator.modalities(), self.spec.data
         more = {f"{RAW}{m}": source.modalities[m] for m in modalities if encoder.takes(m) == "text"}
-        if source.identity is not None:
-            more["identity"] = source.identity
         stream = self._stream(more, {m: encoder.transforms[m] for m in modalities})
         mine = [_piece(batch, modalities, encoder) for batch in stream]
         # each batch was dealt out over the processes, in the order of the ranks
@@ -117,6 +122,7 @@ class Task:
             vectors={m: torch.cat([piece.vectors[m] for piece in pieces if piece.keys]) for m in modalities},
             fields={name: [value for piece in pieces for value in piece.fields[name]] for name in names},
             keys=keys,
+            ids=[number for piece in pieces for number in piece.ids],
         )
         return data, len(stream) - len(keys), stream
 
@@ -127,6 +133,7 @@ class _Piece(NamedTuple):
     vectors: dict[str, Tensor]
     fields: dict[str, list[str]]
     keys: list[str]
+    ids: list[int]
 
 
 def _piece(batch: Batch, modalities: Sequence[str], encoder: Encoder) -> _Piece:
@@ -134,7 +141,7 @@ def _piece(batch: Batch, modalities: Sequence[str], encoder: Encoder) -> _Piece:
     keep = whole.nonzero()[:, 0].tolist()
     vectors = {m: encoder.embed_rows(m, batch[m][whole]).cpu() for m in modalities} if keep else {}
     fields = {name: [column[i] for i in keep] for name, column in batch.columns.items() if isinstance(column, list)}
-    return _Piece(vectors, fields, [batch.keys[i] for i in keep])
+    return _Piece(vectors, fields, [batch.keys[i] for i in keep], batch.ids[whole].tolist())
 
 
 def load_task(name: str) -> Task:
@@ -155,7 +162,8 @@ def _shown(example: Example, stream: Stream, pictures: Sequence[str]) -> dict[st
     row = asdict(example)
     keys = [*(example.found if example.kind == "items" else []), *([example.query] if example.kind == "labels" else [])]
     if pictures:
-        row["pictures"] = {key: _data_url(*stream.raw(key, pictures[0])) for key in keys}
+        with contextlib.suppress(MmclError):  # several shards have the key: no picture rather than a wrong one
+            row["pictures"] = {key: _data_url(*stream.raw(key, pictures[0])) for key in keys}
     return row
 
 

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmcl.errors import MmclError
+
 Draw = Callable[[], np.random.Generator]
 """Makes the generator of one value, seeded by (seed, epoch, sample); made only where something is drawn."""
 
@@ -92,6 +94,11 @@ class Embeddings:
         first = next(iter(vectors.values()))
         rows, device = first.shape[0], first.device
         everything = torch.ones(rows, dtype=torch.bool, device=device)
+        if present is not None:  # whatever stands in absent rows, it is not looked at
+            unknown = set(present) - set(vectors)
+            if unknown:
+                raise MmclError(f"present names {sorted(unknown)}, which are not among {list(vectors)}.")
+            vectors = {m: x.masked_fill(~present.get(m, everything)[:, None], 0.0) for m, x in vectors.items()}
         number = {key: i for i, key in enumerate(keys or ())}
         return cls(
             local=vectors,

@@ -54,6 +54,7 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) ->
     elif overrides:
         raise MmclError("overrides go with the name of a recipe; this recipe is complete already.")
     measurement = Measurement([load_task(name) for name in recipe.tasks])
+    _check_tasks(measurement.tasks, recipe)
     run = Run(Path(recipe.run))
     check_free(run, recipe, resume)
     trainer = Trainer(recipe, run, measurement, resume)
@@ -77,7 +78,7 @@ def nest(numbers: dict[str, float], keys: dict[str, str]) -> dict[str, Any]:
     """
     nested: dict[str, Any] = {}
     for name, value in numbers.items():
-        task = next((t for t in keys if name.startswith(f"{t}/")), None)
+        task = max((t for t in keys if name.startswith(f"{t}/")), key=len, default=None)
         parents = [] if task is None else [keys[task]]
         *more, last = name.removeprefix(f"{task}/").split("/")
         place = nested
@@ -85,6 +86,15 @@ def nest(numbers: dict[str, float], keys: dict[str, str]) -> dict[str, Any]:
             place = place.setdefault(parent, {})
         place[last] = value
     return nested
+
+
+def _check_tasks(tasks: Sequence[Task], recipe: Recipe) -> None:
+    """Refuse, before anything is trained, tasks that could not be measured or whose numbers would hide others'."""
+    keys = [task.key for task in tasks]
+    for task in tasks:
+        task.check(list(recipe.towers))
+        if keys.count(task.key) > 1 or task.key == "train":
+            raise MmclError(f"tasks: {task.name}: its key {task.key!r} is taken; its numbers would hide others.")
 
 
 def _write(path: Path, content: Any) -> None:

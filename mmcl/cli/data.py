@@ -7,6 +7,7 @@ from pathlib import Path
 from cyclopts import App
 
 from mmcl import bundled
+from mmcl.errors import MmclError
 
 app = App(name="data", help="List and build data sets; train tokenizers.", help_format="plaintext")
 
@@ -32,7 +33,13 @@ def build(name: str, /, *, out: Path) -> None:
         print(f"{out} is finished already; remove it to build it again.", file=sys.stderr)
         return
     sys.path.insert(0, str(script.parent))  # a script may import its neighbour
-    runpy.run_path(str(script))["build"](out)
+    try:
+        tool = runpy.run_path(str(script))
+    except ModuleNotFoundError as error:
+        raise MmclError(f"{name} needs the package {error.name}: pip install {error.name}, or 'mmcl[demo]'.") from None
+    if "build" not in tool:
+        raise MmclError(f"{script} has no function build(out).")
+    tool["build"](out)
 
 
 @app.command

@@ -1,5 +1,6 @@
 """Which files a pattern names, and where in each the members of a sample lie."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,8 @@ from webdataset.shardlists import expand_urls
 from mmcl.errors import MmclError
 
 Members = dict[str, tuple[int, int]]  # extension -> (offset, size) in the shard
-FORMAT = 1  # of the index files
+FORMAT = 2  # of the index files
+BLOCK = 512  # of a tar
 
 
 def expand(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -102,15 +104,25 @@ def load_index(shard: Path) -> ShardIndex:
     stat = shard.stat()
     if beside.is_file() and beside.stat().st_mtime_ns >= stat.st_mtime_ns:
         try:
-            stored = json.loads(beside.read_text())
-        except json.JSONDecodeError:
-            stored = {}
-        if stored.get("format") == FORMAT and stored.get("bytes") == stat.st_size:
+            stored = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError:
+            stored = None
+        if isinstance(stored, dict) and stored.get("format") == FORMAT and stored.get("tar") == signature(shard):
             samples = {k: {e: (o, s) for e, (o, s) in m.items()} for k, m in stored["samples"].items()}
             return ShardIndex(shard, samples, [(key, reason) for key, reason in stored["problems"]])
     index = scan(shard)
     write_index(index)
     return index
+
+
+def signature(shard: Path) -> str:
+    """Size, and a hash of the first and the last blocks, where names, sizes and times of members stand."""
+    size = shard.stat().st_size
+    with shard.open("rb") as file:
+        head = file.read(8 * BLOCK)
+        file.seek(max(size - 64 * BLOCK, 0))
+        tail = file.read()
+    return f"{size}-{hashlib.blake2b(head + tail, digest_size=8).hexdigest()}"
 
 
 def scan(shard: Path) -> ShardIndex:
@@ -136,6 +148,7 @@ def scan(shard: Path) -> ShardIndex:
                     problems.append((key, f"{extension}: a second member of this name; the first one is used"))
                 else:
                     samples[key][extension.lower()] = (member.offset_data, member.size)
+            problems += _beyond(shard, tar.offset, samples) if not problems else []
     except tarfile.ReadError as error:
         if not samples:
             raise MmclError(f"{shard}: this is no uncompressed tar ({error}). Shards are plain .tar files.") from None
@@ -143,14 +156,27 @@ def scan(shard: Path) -> ShardIndex:
     return ShardIndex(shard, samples, problems)
 
 
+def _beyond(shard: Path, end: int, samples: dict[str, Members]) -> list[tuple[str, str]]:
+    """A tar ends with zero blocks; where it does not, tarfile has stopped without a word."""
+    with shard.open("rb") as file:
+        file.seek(end)
+        rest = file.read(2 * BLOCK)
+        while not any(rest) and (more := file.read(1 << 20)):
+            rest = more if any(more) else rest
+    if len(rest) >= 2 * BLOCK and not any(rest):
+        return []
+    last = next(reversed(samples), "")
+    return [(last, "the shard is cut, damaged or goes on after its end; nothing beyond this sample was read")]
+
+
 def write_index(index: ShardIndex) -> None:
     """Leave an index beside its shard; where that is not allowed, it is made again the next time."""
-    size = index.path.stat().st_size
-    content = {"format": FORMAT, "bytes": size, "problems": index.problems, "samples": index.samples}
+    content = {"format": FORMAT, "tar": signature(index.path), "problems": index.problems, "samples": index.samples}
     final = index_path(index.path)
     partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
     try:
         partial.write_text(json.dumps(content, separators=(",", ":")))
         os.replace(partial, final)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -119,13 +119,19 @@ class Stream:
     def raw(self, key: str, modality: str) -> tuple[str, bytes]:
         """(extension, bytes) of a modality of one sample, undecoded."""
         index = self._by_key[key]
+        if index is None:
+            raise MmclError(f"data: {self.source.shards}: several shards have a sample {key!r}.")
         extension = self.selectors[modality].find(index.samples[key])
         assert extension is not None, f"{key} has no {modality}"
         return extension, index.read(key, extension)
 
     @cached_property
-    def _by_key(self) -> dict[str, ShardIndex]:
-        return {key: index for index in self.indexes for key in index.keys}
+    def _by_key(self) -> dict[str, ShardIndex | None]:
+        """Index of the shard that has a key; None where several have it."""
+        found: dict[str, ShardIndex | None] = {}
+        for index in self.indexes:
+            found |= {key: None if key in found else index for key in index.keys}
+        return found
 
     def __iter__(self) -> Iterator[Batch]:
         if self.workers == 0:
@@ -176,22 +182,24 @@ class Stream:
         epoch, place = divmod(position, len(self))
         shard, sample = self._order(epoch)[place]
         index = self.indexes[shard]
-        key = index.keys[sample]
+        key = index.keys[sample]  # keys may repeat from shard to shard
         values: dict[str, Any] = {}
         bad: list[Bad] = []
         for modality, selector in self.selectors.items():
             try:
                 value = selector.load(index, key)
                 if modality in self.transforms:
-                    value = self.transforms[modality](value, partial(_generator, self.seed, epoch, key, modality))
+                    value = self.transforms[modality](
+                        value, partial(_generator, self.seed, epoch, shard, key, modality)
+                    )
                 values[modality] = value
             except BadSampleError as error:
                 bad.append(Bad(index.path.name, key, modality, str(error)))
-        return _Row(key, self._who(index, key), values, bad)
+        return _Row(key, self._who(shard, key), values, bad)
 
-    def _who(self, index: ShardIndex, key: str) -> int:
+    def _who(self, shard: int, key: str) -> int:
         """A number that samples which show the same thing share."""
-        who = key
+        index, who = self.indexes[shard], f"{shard}/{key}"
         if self._identity is not None:
             with contextlib.suppress(BadSampleError):  # a sample that does not say is only itself
                 who = str(self._identity.load(index, key))

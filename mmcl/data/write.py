@@ -38,6 +38,8 @@ def write_shards(samples: Iterable[dict[str, Any]], out: str | Path, samples_per
     if (out / "manifest.json").exists():
         raise MmclError(f"{out} holds a finished data set; remove it, or write to another folder.")
     out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob("[0-9][0-9][0-9][0-9][0-9].tar*"):  # of a writing that was interrupted
+        left.unlink()
     shards = []
     for number, chunk in enumerate(_chunks(samples, samples_per_shard)):
         shard = out / f"{number:05d}.tar"

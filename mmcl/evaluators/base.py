@@ -30,6 +30,7 @@ class Embedded:
     vectors: Mapping[str, Float[Tensor, "items dim"]]  # unit rows, fp32, on the CPU
     fields: Mapping[str, list[str]]  # texts and labels, by name
     keys: list[str]
+    ids: list[int]  # items with equal ids show the same thing
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def retrieval_ranks(
         scores = queries[start : start + ROWS].float() @ gallery.float().T
         belongs = query_ids[start : start + ROWS, None] == gallery_ids[None, :]
         best = scores.masked_fill(~belongs, -torch.inf).amax(1, keepdim=True)
-        ranks.append(1 + ((scores >= best) & ~belongs).sum(1))
+        ranks.append(1 + (~(scores < best) & ~belongs).sum(1))  # what is not a number never counts for the model
     return torch.cat(ranks)
 
 
@@ -40,7 +40,7 @@ def classification_ranks(
 ) -> Int[Tensor, " items"]:
     """Rank, from 1, of the right class of each item; ties count against the model."""
     right = scores.gather(1, labels[:, None])
-    return (scores >= right).sum(1)  # the right class itself makes it start at 1
+    return (~(scores < right)).sum(1)  # the right class itself makes it start at 1
 
 
 def mean_per_class(correct: Float[Tensor, " items"], labels: Int[Tensor, " items"]) -> float:

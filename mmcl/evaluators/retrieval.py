@@ -3,9 +3,7 @@
 from typing import Annotated
 
 import torch
-from jaxtyping import Int
 from pydantic import Field
-from torch import Tensor
 
 from mmcl.evaluators.base import EVALUATORS, RAW, Embedded, Embedder, Example
 from mmcl.evaluators.metrics import retrieval_metrics, retrieval_ranks
@@ -16,7 +14,7 @@ class Retrieval:
     """Retrieval in both directions between two modalities, by cosine, over the whole test set.
 
     Protocol: every item of the one modality is a query, all items of the other are the gallery. What belongs together
-    is what has the same ``identity`` in the data, or else the same key. Ties count against the model.
+    is what has the same ``identity`` in the data, or else is the same sample. Ties count against the model.
     Headline: ``text_to_image/recall@10`` for the modalities text and image.
 
     Args:
@@ -42,7 +40,7 @@ class Retrieval:
 
     def measure(self, data: Embedded, embedder: Embedder) -> dict[str, float]:
         """``a_to_b/recall@k``, ``a_to_b/median_rank`` in both directions, and ``n``."""
-        ids = _ids(data)
+        ids = torch.tensor(data.ids)
         metrics: dict[str, float] = {}
         for a, b in (self.pair, self.pair[::-1]):
             ranks = retrieval_ranks(data.vectors[a], data.vectors[b], ids, ids)
@@ -60,9 +58,3 @@ class Retrieval:
             Example(words[i], a, data.keys[i], [data.keys[j] for j in found], "items")
             for i, found in zip(chosen.tolist(), best.tolist(), strict=True)
         ]
-
-
-def _ids(data: Embedded) -> Int[Tensor, " items"]:
-    who = data.fields.get("identity", data.keys)
-    numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in who])

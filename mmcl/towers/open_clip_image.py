@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from mmcl.errors import MmclError
 from mmcl.towers.base import ACTIVATIONS, TOWERS, Activation, Tower
 from mmcl.types import Draw
 
@@ -75,6 +76,10 @@ class OpenClipImage(Tower):
         dim: int,
     ) -> None:
         super().__init__()
+        if image_size % patch_size:
+            raise MmclError(f"image_size {image_size} is no multiple of patch_size {patch_size}.")
+        if not 0 < crop[0] <= crop[1] <= 1:
+            raise MmclError(f"crop {list(crop)} is no pair of shares from 0 to 1, the smaller one first.")
         self.image_size, self.crop, self.shift = image_size, crop, shift
         self.transformer = VisionTransformer(
             image_size=image_size,

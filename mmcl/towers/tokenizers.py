@@ -51,7 +51,10 @@ class SentencePiece:
                 f"tokenizer: there is no file {str(model)!r}. Build the data set that brings it, or train one on your "
                 f"own captions: mmcl data train-tokenizer SHARDS --out {model}"
             )
-        self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        try:
+            self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        except RuntimeError:
+            raise MmclError(f"tokenizer: {model} is no sentencepiece model.") from None
         self.vocab_size = self.pieces.get_piece_size()
         self.pad_id, self.eos_id = max(self.pieces.pad_id(), 0), self.pieces.eos_id()
         if self.eos_id < 0:

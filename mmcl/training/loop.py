@@ -47,11 +47,17 @@ class Trainer:
         self.recipe, self.run, self.evaluate = recipe, run, evaluate
         AcceleratorState._reset_state()  # or a second run in this process could not have another precision
         self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # without it, processes on CPUs would not know of one another
             mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision),
             # modalities may be absent from one process's rows; and with this, three processes resume bit for bit
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.device = self.accelerator.device
+        if self.accelerator.num_processes != distributed.world_size():
+            raise MmclError(
+                f"accelerate sees {self.accelerator.num_processes} processes where there are "
+                f"{distributed.world_size()}, so gradients would not be shared. On CPUs set ACCELERATE_USE_CPU=true."
+            )
         if recipe.training.precision == "fp16" and self.device.type == "cpu":
             raise MmclError("training.precision: fp16 needs a GPU, a CPU has no scaling for it; use bf16 or fp32.")
         self.notes = _check_processes(recipe)
@@ -110,16 +116,25 @@ class Trainer:
             window.add(out, norm)
             self.progress.advance(self.step)
             measure = self.step == steps or _due(self.step, training.eval_every_steps)
-            if measure or _due(self.step, training.log_every_steps):
+            save = self.step == steps or _due(self.step, training.checkpoint_every_steps)
+            # a checkpoint has a row of its own, so that a run that goes on from it has the rows of an unbroken one
+            if measure or save or _due(self.step, training.log_every_steps):
                 row = self._row(window)
+                if save:  # before measuring, which may fail
+                    self._save()
                 if measure:
                     results = self.evaluate(Encoder(self.model, self.device))
-                    row.update({name: value for name, value in results.items() if math.isfinite(value)})
+                    row |= results
                 self._log(row)
                 window = _Window(self.step)
-            if self.step == steps or _due(self.step, training.checkpoint_every_steps):
-                self._save()
-        return results if results is not None else self.evaluate(Encoder(self.model, self.device))
+        return results if results is not None else self._measure_only()
+
+    def _measure_only(self) -> dict[str, float]:
+        """Measure a run that was done before it was resumed; its last row takes the numbers."""
+        results = self.evaluate(Encoder(self.model, self.device))
+        if self.metrics is not None:
+            self.metrics.extend_last(results)
+        return results
 
     def backward(self, batch: Batch) -> LossOutput:
         """Loss of a batch, and the gradients of the global batch on every process."""
@@ -158,11 +173,11 @@ class Trainer:
     def _row(self, window: "_Window") -> Row:
         """The numbers of the steps since the last row; the one place where the host waits for the device."""
         bad = torch.tensor(float(self.bad.total()), device=self.device)
-        *sums, bad_samples = distributed.total(torch.stack([*window.values, bad])).tolist()
-        values = [value / (self.step - window.first) for value in sums]
+        *sums, bad_samples = distributed.total(torch.stack([*window.sums.values(), bad])).tolist()
+        means = {name: value / window.counts[name] for name, value in zip(window.sums, sums, strict=True)}
         seconds = time.perf_counter() - window.start
         self.seconds += seconds
-        for name, value in zip(window.names, values, strict=True):
+        for name, value in means.items():
             if not math.isfinite(value):
                 raise MmclError(
                     f"step {self.step}: {name} is {value}. The newest checkpoint is from before; lower optimizer.lr, "
@@ -172,7 +187,7 @@ class Trainer:
         return {
             "step": self.step,
             "samples": self.step * self.recipe.data.batch_size,
-            **dict(zip(window.names, values, strict=True)),
+            **means,
             **{f"temperature/{name}": t.item() for name, t in self.objective.temperatures().items()},
             "grad_norm": float(window.norm) / done,
             "lr": self.lr,
@@ -196,6 +211,7 @@ class Trainer:
                 file.writelines(json.dumps({"step": self.step, **bad._asdict()}) + "\n" for bad in samples)
 
     def _save(self) -> None:
+        self._check_weights()
         generators, counts = zip(*distributed.collect((_random_state(), self.bad)), strict=True)
         if distributed.rank() == 0:
             weights = {f"model.{k}": t for k, t in self.model.state_dict().items()}
@@ -212,6 +228,17 @@ class Trainer:
             files = {"weights": weights, "optimizer": optimizer, "rng": rng}
             checkpoints.write(self.run.checkpoints, self.step, files, state, self.recipe.training.keep_checkpoints)
         distributed.barrier()
+
+    def _check_weights(self) -> None:
+        """A checkpoint of broken weights would take the place of a good one."""
+        named = [*self.model.named_parameters(), *self.objective.named_parameters()]
+        finite = torch.stack([parameter.detach().isfinite().all() for _, parameter in named])
+        if not finite.all():
+            name = named[int((~finite).nonzero()[0, 0])][0]
+            raise MmclError(
+                f"step {self.step}: {name} is not finite, so no checkpoint was written. The newest one is from before; "
+                "lower optimizer.lr or set training.clip_norm, and resume."
+            )
 
     def _restore(self) -> None:
         checkpoint = checkpoints.latest(self.run.checkpoints)
@@ -276,20 +303,15 @@ class _Window:
 
     def __init__(self, step: int) -> None:
         self.first, self.start = step, time.perf_counter()
-        self.names: list[str] = []
-        self.values: list[Tensor] = []
+        self.sums: dict[str, Tensor] = {}
+        self.counts = Counter[str]()  # a term may be switched on within the window
         self.norm: Tensor | float = 0.0
 
     def add(self, out: LossOutput, norm: Tensor) -> None:
         """One step."""
-        now = {"loss": out.total.detach(), **out.parts}
-        if not self.values:
-            self.names, self.values = list(now), list(now.values())
-        else:
-            sums = dict(zip(self.names, self.values, strict=True))
-            for name, value in now.items():
-                sums[name] = sums[name] + value if name in sums else value
-            self.names, self.values = list(sums), list(sums.values())
+        for name, value in {"loss": out.total.detach(), **out.parts}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] += 1
         self.norm = self.norm + norm
 
 

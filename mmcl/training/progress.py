@@ -22,6 +22,13 @@ class Metrics:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def extend_last(self, row: Row) -> None:
+        """Add numbers to the last row."""
+        lines = self.path.read_text().splitlines()
+        last = json.loads(lines.pop()) if lines else {}
+        self.path.write_text("".join(f"{line}\n" for line in lines))
+        self.write(last | row)
+
 
 def cut_back(path: Path, step: int) -> None:
     """Leave the rows of a file up to a step."""

@@ -56,7 +56,7 @@ def test_an_index_is_left_beside_the_shard_and_used(tmp_path: Path) -> None:
     assert load_index(shard).keys == [*first.keys, "proof"]
 
 
-@pytest.mark.parametrize("damage", ["{", '{"format": 1, "bytes": 5}', '{"format": 99}'])
+@pytest.mark.parametrize("damage", ["{", "[1]", '{"format": 2, "tar": "5-abc"}', '{"format": 99}'])
 def test_an_index_that_does_not_fit_is_made_again(tmp_path: Path, damage: str) -> None:
     shard = tar(tmp_path / "a.tar", [("a.txt", b"one")])
     index_path(shard).write_text(damage)
@@ -81,6 +81,33 @@ def test_a_cut_shard_keeps_its_whole_samples_and_lists_the_other(tmp_path: Path)
     index = scan(shard)
     assert index.read("a", "txt") == b"one"
     assert [key for key, _ in index.problems] == ["b"]
+
+
+def test_tars_that_changed_places_are_indexed_again(tmp_path: Path) -> None:
+    shards = [tar(tmp_path / name, [(key, b"12345")]) for name, key in (("a.tar", "a.txt"), ("b.tar", "b.txt"))]
+    for shard in shards:
+        load_index(shard)
+    shards[0].rename(tmp_path / "c.tar")
+    shards[1].rename(shards[0])
+    (tmp_path / "c.tar").rename(shards[1])
+    assert [load_index(shard).keys for shard in shards] == [["b"], ["a"]]
+
+
+@pytest.mark.parametrize("damage", ["header", "boundary", "in a header", "goes on"])
+def test_a_shard_that_tarfile_leaves_early_is_told_on(tmp_path: Path, damage: str) -> None:
+    shard = tar(tmp_path / "a.tar", [(f"{i}.txt", b"x" * 100) for i in range(50)])
+    data = bytearray(shard.read_bytes())
+    if damage == "header":
+        data[20 * 1024] ^= 1
+    elif damage == "goes on":
+        data += tar(tmp_path / "b.tar", [("more.txt", b"1")]).read_bytes()
+    else:
+        data = data[: 20 * 1024 + (100 if damage == "in a header" else 0)]
+    shard.write_bytes(data)
+    index = scan(shard)
+    assert len(index.keys) == (50 if damage == "goes on" else 20)
+    assert len(index.problems) == 1
+    assert "nothing beyond this sample was read" in index.problems[0][1]
 
 
 def test_what_is_no_tar_is_told(tmp_path: Path) -> None:

@@ -111,6 +111,15 @@ def test_rows_of_one_identity_share_an_id(shards: Path) -> None:
     assert len(set(ids.values())) == 52
 
 
+def test_keys_that_repeat_from_shard_to_shard_are_different_samples(tmp_path: Path) -> None:
+    for shard in range(3):
+        write_shards(({"__key__": str(i), "txt": f"{shard} {i}"} for i in range(5)), tmp_path / str(shard))
+    source = Source(shards=str(tmp_path), modalities={"text": "txt"})
+    batches = list(Stream(source, batch_size=4, transforms={"text": Draw()}))
+    assert len({i for b in batches for i in b.ids.tolist()}) == 15
+    assert len({d for b in batches for d in b["text"][:, 0].tolist()}) == 15
+
+
 @pytest.mark.parametrize("change", [{"seed": 6}, {"batch_size": 8}, {"window": 2}])
 def test_going_on_with_another_order_is_refused(shards: Path, change: dict[str, int]) -> None:
     with pytest.raises(MmclError, match="its order cannot be continued"):

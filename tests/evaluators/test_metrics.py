@@ -27,6 +27,11 @@ def test_of_several_that_belong_the_best_counts_and_the_others_are_no_competitor
     assert ranks([[0.9, 0.9, 0.7, 0.6]], [1], [1, 1, 0, 2]) == [1]
 
 
+def test_what_is_not_a_number_is_never_right() -> None:
+    assert ranks([[float("nan")] * 3] * 3, [0, 1, 2], [0, 1, 2]) == [3, 3, 3]
+    assert classification_ranks(torch.full((2, 4), torch.nan), torch.tensor([0, 3])).tolist() == [4, 4]
+
+
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     q, g, ids = torch.randn(50, 6), torch.randn(50, 6), torch.arange(50)
@@ -63,7 +68,9 @@ class Words:
 
 def test_zero_shot_asks_every_template_and_takes_the_nearest_class() -> None:
     task = ZeroShot("image", {"r": "red", "g": "green", "b": "blue"}, ["a {c} thing", "{c}"])
-    data = Embedded({"image": torch.eye(3)[[0, 1, 2, 0]]}, {"label": ["r", "g", "b", "g"]}, ["w", "x", "y", "z"])
+    data = Embedded(
+        {"image": torch.eye(3)[[0, 1, 2, 0]]}, {"label": ["r", "g", "b", "g"]}, ["w", "x", "y", "z"], [0, 1, 2, 3]
+    )
     words = Words()
     assert task.measure(data, words) == {"acc1": 0.75, "mean_per_class_recall": pytest.approx(2.5 / 3), "n": 4}
     assert words.seen == ["a red thing", "red", "a green thing", "green", "a blue thing", "blue"]
@@ -74,7 +81,7 @@ def test_zero_shot_asks_every_template_and_takes_the_nearest_class() -> None:
 def test_labels_that_are_no_class_are_named() -> None:
     task = ZeroShot("image", {"r": "red"}, ["{c}"])
     with pytest.raises(MmclError, match="not among the classes: purple"):
-        task.measure(Embedded({"image": torch.eye(3)[:1]}, {"label": ["purple"]}, ["x"]), Words())
+        task.measure(Embedded({"image": torch.eye(3)[:1]}, {"label": ["purple"]}, ["x"], [0]), Words())
 
 
 @pytest.mark.parametrize(("classes", "templates"), [({}, ["{c}"]), ({"a": "a"}, []), ({"a": "a"}, ["no place"])])
@@ -85,8 +92,8 @@ def test_a_zero_shot_task_without_sense_is_refused(classes: dict[str, str], temp
 
 def test_retrieval_measures_both_directions_and_knows_twins() -> None:
     vectors = {"text": torch.eye(4)[[0, 1, 2, 2]], "image": torch.eye(4)[[0, 1, 2, 3]]}
-    apart = Embedded(vectors, {}, ["a", "b", "c", "d"])
-    twins = Embedded(vectors, {"identity": ["a", "b", "c", "c"]}, ["a", "b", "c", "d"])
+    apart = Embedded(vectors, {}, ["a", "b", "c", "d"], [0, 1, 2, 3])
+    twins = Embedded(vectors, {}, ["a", "b", "c", "d"], [0, 1, 2, 2])
     task = Retrieval(("text", "image"), [1])
     assert task.measure(apart, Words())["text_to_image/recall@1"] == 0.75
     assert task.measure(twins, Words())["text_to_image/recall@1"] == 1.0
