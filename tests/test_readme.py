@@ -13,7 +13,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```\n", README, re.MULTILINE | re.DOTALL)  # opening to closing, in turn
+    return [text for tag, text in fences if tag == language]
 
 
 def test_it_is_short() -> None:

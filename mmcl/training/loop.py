@@ -119,18 +119,16 @@ class Trainer:
             save = self.step == steps or _due(self.step, training.checkpoint_every_steps)
             # a checkpoint has a row of its own, so that a run that goes on from it has the rows of an unbroken one
             if measure or save or _due(self.step, training.log_every_steps):
-                row = self._row(window)
+                self._log(self._row(window))
                 if save:  # before measuring, which may fail
                     self._save()
                 if measure:
-                    results = self.evaluate(Encoder(self.model, self.device))
-                    row |= results
-                self._log(row)
+                    results = self._measure()
                 window = _Window(self.step)
-        return results if results is not None else self._measure_only()
+        return results if results is not None else self._measure()
 
-    def _measure_only(self) -> dict[str, float]:
-        """Measure a run that was done before it was resumed; its last row takes the numbers."""
+    def _measure(self) -> dict[str, float]:
+        """Numbers of the tasks; the row of this step takes them up."""
         results = self.evaluate(Encoder(self.model, self.device))
         if self.metrics is not None:
             self.metrics.extend_last(results)

@@ -26,8 +26,9 @@ class Metrics:
         """Add numbers to the last row."""
         lines = self.path.read_text().splitlines()
         last = json.loads(lines.pop()) if lines else {}
-        self.path.write_text("".join(f"{line}\n" for line in lines))
-        self.write(last | row)
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        partial.write_text("".join(f"{line}\n" for line in [*lines, json.dumps(last | row)]))
+        partial.replace(self.path)
 
 
 def cut_back(path: Path, step: int) -> None:
