@@ -185,3 +185,44 @@ def test_precisions_follow_one_another_in_a_process(tmp_path: Path, tiny: Callab
 def test_fp16_on_a_cpu_is_refused(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
     with pytest.raises(MmclError, match="fp16 needs a GPU"):
         mmcl.train(tiny(tmp_path / "run", "training.precision=fp16"))
+
+
+def test_broken_weights_never_take_the_place_of_good_ones(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    from mmcl import checkpoints
+
+    more = ["training.checkpoint_every_steps=1", "training.log_every_steps=8"]
+    trainer = Trainer(tiny(tmp_path / "run", *more), Run(tmp_path / "run"), lambda _: {})
+    (tmp_path / "run").mkdir()
+    update = trainer.update
+
+    def breaking() -> torch.Tensor:
+        norm = update()
+        if trainer.step == 3:
+            with torch.no_grad():
+                trainer.model.tower("text").transformer.positional_embedding[0, 0] = torch.nan  # type: ignore[union-attr]
+        return norm
+
+    trainer.update = breaking  # type: ignore[method-assign]
+    with pytest.raises(MmclError, match=r"step 3: towers.text.transformer.positional_embedding is not finite"):
+        trainer.train()
+    checkpoint = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.state["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("evaluator: {name: retrieval, modalities: [words, image]}", "needs words, but the model has: image, text"),
+        ("key: train\nevaluator: {name: retrieval, modalities: [text, image]}", "its key 'train' is taken"),
+    ],
+)
+def test_a_task_that_cannot_be_measured_is_refused_before_training(
+    tmp_path: Path, tiny: Callable[..., Recipe], glyphs: object, content: str, told: str
+) -> None:
+    path = tmp_path / "t.yaml"
+    where = f"data: {{shards: '{glyphs.test}', modalities: {{image: png, text: txt, words: txt}}}}"  # type: ignore[attr-defined]
+    path.write_text(f"title: t\n{content}\n{where}\n")
+    with pytest.raises(MmclError, match=told):
+        mmcl.train(tiny(tmp_path / "run", f"tasks=['{path}']"))
+    assert not (tmp_path / "run").exists()
