@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from mmcl.data import Source, Stream, find_shards
 from mmcl.data.shards import load_index
+from mmcl.data.write import UNFINISHED, claim
 from mmcl.errors import MmclError
 from mmcl.model import Encoder
 from mmcl.types import Batch
@@ -49,8 +49,6 @@ def embed_shards(
         MmclError: shards are missing, the folder is taken, or the model and the shards share no modality.
     """
     out = Path(out)
-    if (out / "manifest.json").exists():
-        raise MmclError(f"{out} holds a finished export; remove it, or write to another folder with --out.")
     modalities = [m for m in source.modalities if m in encoder.modalities]
     if not modalities:
         raise MmclError(
@@ -64,8 +62,7 @@ def embed_shards(
     if any("json" in members for shard in find_shards(source.shards) for members in load_index(shard).samples.values()):
         fields["json"] = "json"
     wider = source.model_copy(update={"modalities": {**source.modalities, **fields}})
-    for name in (*(f"{FOLDERS.get(m, m)}_emb" for m in modalities), "metadata"):  # of an export that was interrupted
-        shutil.rmtree(out / name, ignore_errors=True)
+    vectors = [f"{FOLDERS.get(m, m)}_emb/{FOLDERS.get(m, m)}_emb_*.npy" for m in modalities]
     rows = max(part_size // batch_size, 1) * batch_size
     stream = Stream(
         wider,
@@ -75,6 +72,7 @@ def embed_shards(
         transforms={m: encoder.transforms[m] for m in modalities},
         share=(0, 1),
     )
+    claim(out, [*vectors, "metadata/metadata_*.parquet"], "export")
     parts: list[dict[str, Any]] = []
     bad = [b._asdict() for b in stream.problems]
     waiting: list[Batch] = []
@@ -96,6 +94,7 @@ def embed_shards(
         "bad_samples": bad,
     }
     _put(out / "manifest.json", json.dumps(manifest, indent=1).encode())
+    (out / UNFINISHED).unlink()
     return manifest
 
 

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from webdataset.writer import TarWriter
 from mmcl.data.shards import scan, write_index
 from mmcl.errors import MmclError
 
+UNFINISHED = ".unfinished"
 PICKLED = {"pyd", "pickle", "pkl", "pth", "npz"}
 
 
@@ -35,11 +36,7 @@ def write_shards(samples: Iterable[dict[str, Any]], out: str | Path, samples_per
         MmclError: the folder is finished already, or a member would have to be pickled.
     """
     out = Path(out)
-    if (out / "manifest.json").exists():
-        raise MmclError(f"{out} holds a finished data set; remove it, or write to another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob("[0-9][0-9][0-9][0-9][0-9].tar*"):  # of a writing that was interrupted
-        left.unlink()
+    claim(out, ["[0-9][0-9][0-9][0-9][0-9].tar*"], "data set")
     shards = []
     for number, chunk in enumerate(_chunks(samples, samples_per_shard)):
         shard = out / f"{number:05d}.tar"
@@ -50,7 +47,33 @@ def write_shards(samples: Iterable[dict[str, Any]], out: str | Path, samples_per
     partial = out / "manifest.json.partial"
     partial.write_text(json.dumps(manifest, indent=1) + "\n")
     os.replace(partial, out / "manifest.json")
+    (out / UNFINISHED).unlink()
     return manifest
+
+
+def claim(out: Path, patterns: Sequence[str], what: str) -> None:
+    """Make a folder ours to write in, and clear what an interrupted writing of ours left there.
+
+    A marker tells our own leavings from files of the same names that somebody else put there; whoever writes the
+    manifest removes it.
+
+    Args:
+        out: the folder.
+        patterns: of the files that will be written.
+        what: will be written, for the message.
+
+    Raises:
+        MmclError: the folder is finished, or such files are there that are not ours.
+    """
+    if (out / "manifest.json").exists():
+        raise MmclError(f"{out} holds a finished {what}; remove it, or write to another folder.")
+    left = [path for pattern in patterns for path in sorted(out.glob(pattern))]
+    if left and not (out / UNFINISHED).exists():
+        raise MmclError(f"{out} holds {left[0].relative_to(out)}, which would be overwritten; write to another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / UNFINISHED).touch()
+    for path in left:
+        path.unlink()
 
 
 def _write_one(samples: Iterable[dict[str, Any]], shard: Path) -> int:

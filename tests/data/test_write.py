@@ -63,3 +63,19 @@ def test_an_interrupted_writing_leaves_whole_shards_only_and_no_manifest(tmp_pat
 def test_pickles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MmclError, match=r"x: a \.pyd member is pickled"):
         write_shards([{"__key__": "x", "pyd": {"a": 1}}], tmp_path / "s")
+
+
+def test_leavings_of_ours_are_cleared_and_files_of_others_are_not(tmp_path: Path) -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from samples(25)
+        raise RuntimeError("power")
+
+    with pytest.raises(RuntimeError, match="power"):
+        write_shards(broken(), tmp_path / "s", samples_per_shard=10)
+    write_shards(samples(5), tmp_path / "s")
+    assert [p.name for p in sorted((tmp_path / "s").glob("*.tar"))] == ["00000.tar"]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "00003.tar").write_bytes(b"years of work")
+    with pytest.raises(MmclError, match="holds 00003.tar, which would be overwritten"):
+        write_shards(samples(5), tmp_path / "theirs")
+    assert (tmp_path / "theirs" / "00003.tar").read_bytes() == b"years of work"
