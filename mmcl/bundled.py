@@ -1,10 +1,9 @@
 """Find the files that ship beside the code: recipes, tasks and data tools."""
 
-import difflib
 from pathlib import Path
 from typing import Literal
 
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, did_you_mean
 
 Shelf = Literal["recipes", "eval", "data_tools"]
 _PACKAGE = Path(__file__).parent
@@ -44,8 +43,7 @@ def find(what: str, name: str, folder: Path, suffix: str, listing: str) -> Path:
     known = names(folder, suffix)
     if name in known:
         return folder / f"{name}{suffix}"
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = did_you_mean(name, known, cutoff=0.4)
     raise MmclError(f"no {what} is called {name!r}{hint} List them with: {listing}")
 
 

@@ -1,4 +1,7 @@
-"""The one exception that speaks to the person at the keyboard."""
+"""The one exception that speaks to the person at the keyboard, and the words that it shares."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class MmclError(ValueError):
@@ -6,3 +9,13 @@ class MmclError(ValueError):
 
     The command line prints it without a traceback and exits with 2; anything else that escapes is a defect of mmcl.
     """
+
+
+def did_you_mean(said: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """End of a sentence about a name that is not known: the nearest one, if any is near.
+
+    >>> did_you_mean("trian", ["train", "eval"])
+    "; did you mean 'train'?"
+    """
+    near = difflib.get_close_matches(str(said), known, n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else "."

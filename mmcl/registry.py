@@ -16,7 +16,6 @@ A package of someone else's offers its parts through an entry point of the group
 them when it is imported. It is imported when a name is not known, on loading a checkpoint as well as on training.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -31,7 +30,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, did_you_mean
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -55,8 +54,7 @@ class Spec(BaseModel):
 def _plain(cls: type[BaseModel], kind: str, loc: tuple[int | str, ...], message: str, value: Any) -> InitErrorDetails:
     """One error in words that name the nearest key, where a key is not known."""
     if kind == "extra_forbidden" and len(loc) == 1:
-        near = difflib.get_close_matches(str(loc[0]), cls.model_fields, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        hint = did_you_mean(loc[0], cls.model_fields)
         message = f"there is no such key{hint} Known: {', '.join(cls.model_fields)}."
     error = PydanticCustomError("mmcl", "{message}", {"message": message.removeprefix("Value error, ")})
     return InitErrorDetails(type=error, loc=loc, input=value)
@@ -112,8 +110,7 @@ class Registry(Generic[T]):
         if name not in self._specs:
             _import_plugins()
         if name not in self._specs:
-            near = difflib.get_close_matches(str(name), self._specs, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = did_you_mean(name, self._specs)
             raise MmclError(f"no {self.kind} is called {name!r}{hint} Known: {', '.join(sorted(self._specs))}.")
         return self._specs[name]
 

@@ -1,6 +1,5 @@
 """Terms to a total: what the optimizer minimises."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.base import LossOutput
 from mmcl.losses.term import Term, TermSpec
 from mmcl.types import Embeddings
@@ -28,8 +27,7 @@ def _terms(value: Any) -> Any:
     """A preset's name, one term, or a list of terms, as a list of terms."""
     if isinstance(value, str):
         if value not in presets():
-            near = difflib.get_close_matches(value, presets(), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = did_you_mean(value, presets())
             raise MmclError(f"no objective is called {value!r}{hint} Known: {', '.join(sorted(presets()))}.")
         value = presets()[value]
     return [value] if isinstance(value, dict | TermSpec) else value
