@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mmcl.data import Source, Stream, find_shards
-from mmcl.data.shards import load_index
+from mmcl.data import Source, Stream
 from mmcl.data.write import UNFINISHED, claim
 from mmcl.errors import MmclError
 from mmcl.model import Encoder
@@ -59,27 +58,27 @@ def embed_shards(
         for m in modalities
         if encoder.takes(m) == "text"
     }
-    if any("json" in members for shard in find_shards(source.shards) for members in load_index(shard).samples.values()):
-        fields["json"] = "json"
-    wider = source.model_copy(update={"modalities": {**source.modalities, **fields}})
     vectors = [f"{FOLDERS.get(m, m)}_emb/{FOLDERS.get(m, m)}_emb_*.npy" for m in modalities]
     rows = max(part_size // batch_size, 1) * batch_size
-    stream = Stream(
-        wider,
-        batch_size=batch_size,
-        workers=workers,
-        shuffle=False,
-        transforms={m: encoder.transforms[m] for m in modalities},
-        share=(0, 1),
-    )
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "workers": workers,
+        "shuffle": False,
+        "transforms": {m: encoder.transforms[m] for m in modalities},
+        "share": (0, 1),
+    }
+    stream = Stream(source.fixed(**fields), **settings)
+    if "json" in stream.shards.extensions():
+        fields["json"] = "json"
+        stream = Stream(source.fixed(**fields), **settings)
     claim(out, [*vectors, "metadata/metadata_*.parquet"], "export")
     parts: list[dict[str, Any]] = []
-    bad = [b._asdict() for b in stream.problems]
+    bad: list[dict[str, Any]] = []
     waiting: list[Batch] = []
     for batch in stream:
         waiting.append(batch)
         bad += [b._asdict() for b in batch.bad if b.modality not in fields]  # a text that is bad is bad once
-        if stream.samples_seen % rows == 0 or stream.samples_seen == len(stream):
+        if stream.samples_seen % rows == 0 or stream.samples_seen == stream.samples:
             parts.append(_write_part(encoder, modalities, waiting, out, len(parts)))
             waiting = []
     manifest = {
@@ -88,7 +87,7 @@ def embed_shards(
         "modalities": modalities,
         "dim": parts[0]["dim"],
         "samples": sum(part["samples"] for part in parts),
-        "shards": [{"name": i.path.name, "samples": len(i.keys), "digest": i.digest} for i in stream.indexes],
+        "shards": stream.shards.described(),
         "source": source.model_dump(),
         "parts": parts,
         "bad_samples": bad,

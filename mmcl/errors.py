@@ -1,4 +1,4 @@
-"""The one exception that speaks to the person at the keyboard, and the words that it shares."""
+"""The exception that speaks to the person at the keyboard, the one that a sample ends in, and their words."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,10 @@ class MmclError(ValueError):
 
     The command line prints it without a traceback and exits with 2; anything else that escapes is a defect of mmcl.
     """
+
+
+class BadSampleError(Exception):
+    """One value of one sample cannot be used; its text is the reason, which is counted and listed."""
 
 
 def did_you_mean(said: object, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as TF
 
-from mmcl.data.decode import BadSampleError
-from mmcl.data.decode import image as decode_picture
-from mmcl.errors import MmclError
+from mmcl.errors import BadSampleError, MmclError
+from mmcl.media import Picture, Sound
+from mmcl.media.image import rgb
 from mmcl.towers import Tower
 from mmcl.types import Batch, Transform
 
@@ -103,7 +102,7 @@ class Encoder:
         Args:
             modality: one of `modalities`.
             values: for an image tower PIL pictures, (height, width, 3) uint8 arrays, (3, height, width) uint8 tensors
-                or paths; for a text tower strings.
+                or paths; for an audio tower (samples, rate) or paths; for a text tower strings.
 
         Raises:
             MmclError: there is no such modality, or a value cannot be used.
@@ -112,11 +111,16 @@ class Encoder:
         if isinstance(values, str | Path | Image.Image | Tensor | np.ndarray):
             raise MmclError(f"{modality}: embed takes a list of values; got one {type(values).__name__}.")
         transform = self.transforms[modality]
-        rows = [transform(_value(tower.takes, value, i), np.random.default_rng) for i, value in enumerate(values)]
-        chunks = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        if not chunks:
+        if not len(values):
             raise MmclError(f"{modality}: nothing to embed.")
-        return torch.cat([self.embed_rows(modality, transform.collate(chunk)) for chunk in chunks]).cpu()
+        vectors = []
+        for start in range(0, len(values), self.batch_size):
+            chunk = values[start : start + self.batch_size]
+            rows = transform.empty(len(chunk))
+            for place, value in enumerate(chunk):
+                _fill(transform, tower.takes, value, rows[place], start + place)
+            vectors.append(self.embed_rows(modality, transform.finish(rows, torch.ones(len(rows), dtype=torch.bool))))
+        return torch.cat(vectors).cpu()
 
     @torch.no_grad()
     def embed_rows(self, modality: str, rows: Tensor) -> Float[Tensor, "batch dim"]:
@@ -130,30 +134,41 @@ class Encoder:
         return F.normalize(vectors.float(), dim=-1)
 
 
-def _value(takes: str, value: Any, place: int) -> Any:
+def _fill(transform: Transform, takes: str, value: Any, row: Tensor, place: int) -> None:
+    """One row from what a user hands in."""
+    try:
+        transform(_value(takes, value), np.random.default_rng, row)
+    except BadSampleError as error:
+        named = f"{value}: " if isinstance(value, str | Path) and takes != "text" else ""
+        raise MmclError(f"value {place}: {named}{error}.") from None
+
+
+def _value(takes: str, value: Any) -> Any:
     """What a user hands in, as the decoder would have made it."""
-    if takes == "image":
-        return _picture(value, place)
     if takes == "text" and isinstance(value, str):
         return value
-    raise MmclError(f"value {place}: a {takes} tower cannot take {type(value).__name__}.")
-
-
-def _picture(value: Any, place: int) -> UInt8[Tensor, "3 height width"]:
-    if isinstance(value, str | Path):
+    if takes in ("image", "audio") and isinstance(value, str | Path):
         if not Path(value).is_file():
-            raise MmclError(f"value {place}: there is no file {str(value)!r}.")
-        try:
-            return decode_picture(Path(value).read_bytes())
-        except BadSampleError as error:
-            raise MmclError(f"value {place}: {value}: {error}.") from None
+            raise BadSampleError("there is no such file")
+        data = Path(value).read_bytes()
+        return Picture(data) if takes == "image" else Sound(data)
+    if takes == "image":
+        return _picture(value)
+    if takes == "audio" and isinstance(value, tuple) and len(value) == 2:
+        return Sound.of(np.asarray(value[0], np.float32), int(value[1]))
+    raise BadSampleError(
+        f"{'an' if takes in ('image', 'audio') else 'a'} {takes} tower cannot take {type(value).__name__}"
+    )
+
+
+def _picture(value: Any) -> Picture:
     if isinstance(value, Image.Image):
-        return TF.pil_to_tensor(value.convert("RGB"))
+        return Picture.of(np.array(rgb(value)))
     if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[2] == 3 and value.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(value)).permute(2, 0, 1)
+        return Picture.of(np.ascontiguousarray(value))
     if isinstance(value, Tensor) and value.ndim == 3 and value.shape[0] == 3 and value.dtype == torch.uint8:
-        return value
-    raise MmclError(
-        f"value {place}: an image is a path, a PIL picture, a uint8 array (height, width, 3) or a uint8 tensor (3, "
-        f"height, width); got {type(value).__name__}."
+        return Picture.of(value.permute(1, 2, 0).contiguous().numpy())
+    raise BadSampleError(
+        "an image is a path, a PIL picture, a uint8 array (height, width, 3) or a uint8 tensor (3, height, width); got "
+        f"{type(value).__name__}"
     )

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from mmcl import bundled
-from mmcl.data import Source
+from mmcl.data import LastBatch, Source
 from mmcl.errors import MmclError
 from mmcl.losses import ObjectiveSpec
 from mmcl.optimizers import OptimizerPart, SchedulePart
@@ -19,15 +19,41 @@ from mmcl.towers import Asset, TowerPart
 Count = Annotated[int, Field(ge=1)]
 
 
+class CacheSpec(Spec):
+    """Where remote shards are put on this machine."""
+
+    folder: str | None = None
+    """Shared by all processes of a machine; in the user's cache (`MMCL_CACHE`) unless told."""
+    gigabytes: Annotated[float, Field(gt=0)] = 100
+    """At most, over all shards; two windows of shards must find room."""
+
+
 class DataSpec(Spec):
     """What to train on."""
 
-    train: Source
-    """Shards, and where the modalities lie in them."""
+    train: Source | Annotated[list[Source], Field(min_length=1)]
+    """Shards, and where the modalities lie in them; or several such sources."""
     batch_size: Count
     """Rows of the global batch, over all processes."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Threads of each process that read and decode."""
+    last_batch: LastBatch = "carry"
+    """Of samples that do not fill a batch at the end of an epoch: go on with the next epoch's (`carry`), leave them out
+    (`drop`), fill the batch with empty rows (`pad`), or make a smaller one (`keep`)."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Stop where more than this share of the last samples, 1,000 or more of them, had something that cannot be used."""
+    cache: CacheSpec = CacheSpec()
+    """Where remote shards are put."""
+
+    @property
+    def sources(self) -> list[Source]:
+        """All of them."""
+        return self.train if isinstance(self.train, list) else [self.train]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Of all sources."""
+        return list(dict.fromkeys(m for source in self.sources for m in source.modalities))
 
 
 class TrainingSpec(Spec):
@@ -73,17 +99,7 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":
-        have = list(self.data.train.modalities)
-        for modality in self.towers:
-            if modality not in have:
-                raise MmclError(
-                    f"towers.{modality}: data.train.modalities does not say where {modality} lies; it has {have}."
-                )
-        for modality in have:
-            if modality not in self.towers:
-                raise MmclError(f"data.train.modalities.{modality}: there is no tower for {modality}.")
-        if len(self.towers) < 2:
-            raise MmclError(f"towers: a contrast needs two modalities or more; got {list(self.towers)}.")
+        self._modalities_fit()
         for number, term in enumerate(self.objective):
             for pair in term.pairs or []:
                 if not set(pair) <= set(self.towers):
@@ -93,6 +109,23 @@ class Recipe(Spec):
                 f"training.samples: {self.training.samples} is less than one batch of {self.data.batch_size}."
             )
         return self
+
+    def _modalities_fit(self) -> None:
+        have = self.data.modalities
+        for modality in self.towers:
+            if modality not in have:
+                raise MmclError(
+                    f"towers.{modality}: data.train does not say where {modality} lies; its modalities are {have}."
+                )
+        for modality in have:
+            if modality not in self.towers:
+                raise MmclError(f"data.train: modalities.{modality}: there is no tower for {modality}.")
+        if len(self.towers) < 2:
+            raise MmclError(f"towers: a contrast needs two modalities or more; got {list(self.towers)}.")
+        if any(source.captions == "all" for source in self.data.sources):
+            raise MmclError(
+                "data.train.captions: all captions at once need an objective over several; use random or first."
+            )
 
     @property
     def steps(self) -> int:

@@ -155,14 +155,21 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
     for recipe, content in ((stored, before), (given, now)):
         for keys, file in assets(recipe):  # the run's own copy stands for the file that it was made of
             put(content, keys, file.read_bytes() if file.is_file() else str(file))
-    before["data"]["workers"] = now["data"]["workers"]
-    before["data"]["train"]["shards"] = now["data"]["train"]["shards"]  # a copy will do: the stream knows its samples
+    for key in ("workers", "cache", "max_bad"):
+        before["data"][key] = now["data"][key]
+    for one, other in zip(_sources(before), _sources(now), strict=False):
+        one["shards"] = other["shards"]  # a copy will do: the stream knows its samples
     different = [key for key in now if key not in RESUMABLE and now[key] != before[key]]
     if different:
         raise MmclError(
             f"{path} was made with another recipe: {', '.join(different)} differ. Resume it with its own "
             f"(mmcl train {path} --resume), or choose another folder with run=DIR."
         )
+
+
+def _sources(content: dict[str, Any]) -> list[dict[str, Any]]:
+    train = content["data"]["train"]
+    return train if isinstance(train, list) else [train]
 
 
 def _environment() -> dict[str, Any]:

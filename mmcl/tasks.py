@@ -101,8 +101,9 @@ class Task:
                 raise MmclError(f"task {self.name} needs {modality}, but the model has: {', '.join(modalities)}.")
 
     def _stream(self, more: dict[str, str], transforms: dict[str, Any]) -> Stream:
-        source = self.spec.data.model_copy(update={"modalities": {**self.spec.data.modalities, **more}})
-        return Stream(source, batch_size=256, workers=WORKERS, shuffle=False, transforms=transforms)
+        return Stream(
+            self.spec.data.fixed(**more), batch_size=256, workers=WORKERS, shuffle=False, transforms=transforms
+        )
 
     def _embed(self, encoder: Encoder) -> tuple[Embedded, int, Stream]:
         """All items that have every modality and field; every process gets all of them."""
@@ -124,7 +125,7 @@ class Task:
             keys=keys,
             ids=[number for piece in pieces for number in piece.ids],
         )
-        return data, len(stream) - len(keys), stream
+        return data, stream.samples - len(keys), stream
 
 
 class _Piece(NamedTuple):

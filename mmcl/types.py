@@ -1,8 +1,9 @@
 """The records that pass between the parts: what a stream yields, and what a loss sees."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +16,22 @@ Draw = Callable[[], np.random.Generator]
 """Makes the generator of one value, seeded by (seed, epoch, sample); made only where something is drawn."""
 
 
-@runtime_checkable
-class Transform(Protocol):
-    """What a tower does to one decoded value before it can stand in a batch (called from many threads)."""
+class Transform(ABC):
+    """What a tower does to decoded values before they can stand in a batch (called from many threads)."""
 
-    def __call__(self, value: Any, draw: Draw) -> Tensor:
-        """One row. Whoever decodes a sample draws the same crop for it."""
-        ...
+    @abstractmethod
+    def empty(self, rows: int) -> Tensor:
+        """Room for a batch, one row a value, which `__call__` fills."""
 
-    def collate(self, rows: list[Tensor]) -> Tensor:
-        """Rows to one tensor."""
-        ...
+    @abstractmethod
+    def __call__(self, value: Any, draw: Draw, out: Tensor) -> None:
+        """Fill one row. Whoever decodes a sample draws the same crop for it."""
+
+    def finish(self, rows: Tensor, present: Bool[Tensor, " rows"]) -> Tensor:
+        """The batch, once all present rows are filled. What stands in the others does not matter, and becomes zero."""
+        if not present.all():
+            rows[~present] = 0
+        return rows
 
 
 class Bad(NamedTuple):
@@ -43,6 +49,8 @@ class Batch:
 
     ``columns[m]`` is a tensor with one row per sample where a transform made tensors (absent rows are zero), and a list
     of decoded values otherwise (absent rows are None). ``present[m]`` says which rows are there; it lies on the CPU.
+    Where all captions of a sample are asked for, the tensor has a row per caption (the list a list of captions), and
+    ``counts[m]`` says how many rows belong to each sample.
     """
 
     columns: dict[str, Any]
@@ -54,6 +62,8 @@ class Batch:
     size: int  # rows of the global batch
     offset: int  # of this process's first row in it
     bad: list[Bad]  # what could not be used, and so is absent
+    epoch: int = 0  # of the last row, from 0
+    counts: dict[str, Int[Tensor, " batch"]] = field(default_factory=dict)
 
     def __getitem__(self, modality: str) -> Any:
         return self.columns[modality]

@@ -22,7 +22,7 @@ def embed(
     from mmcl.embed import embed_shards
     from mmcl.runs import Run
 
-    source = Run(run).recipe().data.train.model_copy(update={"shards": shards})
+    source = Run(run).recipe().data.sources[0].model_copy(update={"shards": shards})
     manifest = embed_shards(mmcl.load(run), source, out, part_size=part_size, batch_size=batch_size, workers=workers)
     said = f"{manifest['samples']:,} samples, {', '.join(manifest['modalities'])}, {manifest['dim']} numbers each"
     print(f"{said}; {len(manifest['bad_samples'])} bad: {out}", file=sys.stderr)

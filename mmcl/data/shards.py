@@ -1,44 +1,59 @@
-"""Which files a pattern names, and where in each the members of a sample lie."""
+"""Which shards a pattern names, and what is said about them before they are opened."""
 
 import contextlib
-import hashlib
 import json
 import os
-import tarfile
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from glob import glob, has_magic
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
 
 from webdataset.shardlists import expand_urls
 
+from mmcl.data.remote import is_remote, list_remote, read_remote
 from mmcl.errors import MmclError
 
-Members = dict[str, tuple[int, int]]  # extension -> (offset, size) in the shard
-FORMAT = 2  # of the index files
-BLOCK = 512  # of a tar
+MANIFEST = "manifest.json"
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)  # what a file of another form than ours ends in
 
 
-def expand(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Files that patterns name: braces (``{000..051}``), globs, and folders (all tars below them).
+@dataclass(frozen=True)
+class Listed:
+    """A shard that a pattern names, and what a description of its folder says of it."""
+
+    url: str
+    samples: int | None = None
+    digest: str | None = None  # of its index
+    sha256: str | None = None
+    said_by: str = ""  # the file that says so
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return PurePosixPath(self.url).name
+
+
+def expand(patterns: str | Path | Sequence[str | Path]) -> list[str]:
+    """Shards that patterns name: braces (``{000..051}``), globs, folders (all tars below them), URLs of each.
+
+    A folder of CLIP_benchmark's layout is read as its ``nshards.txt`` says.
 
     Args:
         patterns: one or several; ``~`` and environment variables are expanded.
     """
     listed = [patterns] if isinstance(patterns, str | Path) else patterns
-    paths: list[Path] = []
-    for pattern in listed:
-        for url in expand_urls(os.path.expandvars(os.path.expanduser(str(pattern)))):
-            if Path(url).is_dir():
-                paths += sorted(Path(url).rglob("*.tar"))
-            else:
-                paths += [Path(p) for p in sorted(glob(url))] if has_magic(url) else [Path(url)]
-    return paths
+    return [url for pattern in listed for one in _braces(str(pattern)) for url in _expand_one(one)]
 
 
-def find_shards(patterns: str | Path | Sequence[str | Path], where: str = "data") -> list[Path]:
-    """The shards that patterns name; every one of them is there.
+def find_shards(patterns: str | Path | Sequence[str | Path], where: str = "data") -> list[Listed]:
+    """The shards that patterns name, with their descriptions; every local one is there.
+
+    Counts come from a ``manifest.json`` (ours), or from what other tools leave: open_clip's ``sizes.json``, wids'
+    JSON, img2dataset's ``*_stats.json``, Energon's ``.tar.idx``, DALI's ``.idx``.
 
     Args:
         patterns: see `expand`.
@@ -47,136 +62,144 @@ def find_shards(patterns: str | Path | Sequence[str | Path], where: str = "data"
     Raises:
         MmclError: nothing matches, or a file is missing.
     """
-    paths = expand(patterns)
+    urls = expand(patterns)
     said = patterns if isinstance(patterns, str | Path) else ", ".join(map(str, patterns))
-    missing = [path for path in paths if not path.is_file()]
     advice = "Build them first (`mmcl data list` shows the data sets that mmcl can build), or correct the pattern."
-    if not paths:
+    if not urls:
         raise MmclError(f"{where}: no shards match {str(said)!r} (in {Path.cwd()}). {advice}")
+    missing = [url for url in urls if not (is_remote(url) or is_stream(url) or os.path.isfile(url))]
     if missing:
-        names = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise MmclError(
-            f"{where}: {len(missing)} of {len(paths)} shards of {str(said)!r} are missing: {names}. {advice}"
+            f"{where}: {len(missing)} of {len(urls)} shards of {str(said)!r} are missing: {names}. {advice}"
         )
-    return paths
+    folder = lru_cache(maxsize=None)(Folder)  # described once, however many shards it has
+    return [Listed(url) if is_pipe(url) else folder(url.rpartition("/")[0]).describe(url) for url in urls]
 
 
-@dataclass(frozen=True)
-class ShardIndex:
-    """Where the members of a shard's samples lie, so that a member is one read at an offset."""
-
-    path: Path
-    samples: dict[str, Members]  # key -> members, in the order of the tar
-    problems: list[tuple[str, str]]  # (key, reason) of what cannot be read
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """Keys of the samples, in the order of the tar."""
-        return list(self.samples)
-
-    @cached_property
-    def digest(self) -> str:
-        """Changes whenever a key, an offset or a size does; times and places do not matter."""
-        return hashlib.blake2b(json.dumps(self.samples).encode(), digest_size=16).hexdigest()
-
-    def read(self, key: str, extension: str) -> bytes:
-        """Bytes of one member."""
-        offset, size = self.samples[key][extension]
-        with open(self.path, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), size, offset)
-        if len(data) != size:
-            raise OSError(f"{self.path}: {key}.{extension}: {len(data)} of {size} bytes; the file was cut.")
-        return data
+def is_pipe(url: str) -> bool:
+    """Whether a shard can only be read from its beginning to its end."""
+    return is_stream(url) or bool(re.search(r"\.(tar\.\w+|tgz)$", url))
 
 
-def index_path(shard: Path) -> Path:
-    """Where the index of a shard lies."""
-    return shard.with_name(f"{shard.name}.index.json")
+def is_stream(url: str) -> bool:
+    """Whether a shard is what a command or standard input gives."""
+    return url == "-" or url.startswith("pipe:")
 
 
-def load_index(shard: Path) -> ShardIndex:
-    """Index of a shard: the one beside it, or one sequential pass whose result is left beside it where that is allowed.
+class Folder:
+    """What the files of one folder say about the shards in it.
 
-    Raises:
-        MmclError: the file is no tar at all.
+    Args:
+        path: a folder or the URL of one.
     """
-    beside = index_path(shard)
-    stat = shard.stat()
-    if beside.is_file() and beside.stat().st_mtime_ns >= stat.st_mtime_ns:
-        try:
-            stored = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError:
-            stored = None
-        if isinstance(stored, dict) and stored.get("format") == FORMAT and stored.get("tar") == signature(shard):
-            samples = {k: {e: (o, s) for e, (o, s) in m.items()} for k, m in stored["samples"].items()}
-            return ShardIndex(shard, samples, [(key, reason) for key, reason in stored["problems"]])
-    index = scan(shard)
-    write_index(index)
-    return index
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.remote = is_remote(f"{path}/")
+        self._names = frozenset() if self.remote else frozenset(_names(path or "."))
+        self._described: dict[str, Listed] = {}
+        for name, read in DESCRIPTIONS.items():
+            content = self._json(name)
+            with contextlib.suppress(*UNREADABLE):
+                self._described = {listed.name: listed for listed in read(content, f"{path}/{name}")}
+            if self._described:
+                break
+
+    def describe(self, url: str) -> Listed:
+        """What is said about one shard."""
+        name = PurePosixPath(url).name
+        found = self._described.get(name)
+        if found is not None:
+            return Listed(url, found.samples, found.digest, found.sha256, found.said_by)
+        for suffix, count in ((".tar.idx", _energon), (".idx", _dali), ("_stats.json", _img2dataset)):
+            beside = name.removesuffix(".tar") + suffix
+            if beside in self._names:
+                path = os.path.join(self.path, beside)
+                with contextlib.suppress(OSError, *UNREADABLE):
+                    return Listed(url, count(Path(path)), said_by=path)
+        return Listed(url)
+
+    def _json(self, name: str) -> Any:
+        if not self.remote and name not in self._names:
+            return None
+        content = read_remote(f"{self.path}/{name}") if self.remote else Path(self.path, name).read_bytes()
+        with contextlib.suppress(ValueError):
+            return None if content is None else json.loads(content)
+        return None
 
 
-def signature(shard: Path) -> str:
-    """Size, and a hash of the first and the last blocks, where names, sizes and times of members stand."""
-    size = shard.stat().st_size
-    with shard.open("rb") as file:
-        head = file.read(8 * BLOCK)
-        file.seek(max(size - 64 * BLOCK, 0))
-        tail = file.read()
-    return f"{size}-{hashlib.blake2b(head + tail, digest_size=8).hexdigest()}"
+def _names(folder: str) -> Iterable[str]:
+    with contextlib.suppress(OSError):
+        return [entry.name for entry in os.scandir(folder)]
+    return []
 
 
-def scan(shard: Path) -> ShardIndex:
-    """Index of a tar by one pass over its headers.
-
-    A key is the path up to the first dot of the file's name, its extension the rest in lower case, as in webdataset.
-    """
-    samples: dict[str, Members] = {}
-    problems: list[tuple[str, str]] = []
-    size = shard.stat().st_size
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                if not member.isreg() or not extension or not stem:
-                    continue
-                key = f"{folder}/{stem}" if folder else stem
-                if member.offset_data + member.size > size:
-                    problems.append((key, f"{extension}: the shard is cut before the member's end"))
-                    break
-                if extension.lower() in samples.setdefault(key, {}):
-                    problems.append((key, f"{extension}: a second member of this name; the first one is used"))
-                else:
-                    samples[key][extension.lower()] = (member.offset_data, member.size)
-            problems += _beyond(shard, tar.offset, samples) if not problems else []
-    except tarfile.ReadError as error:
-        if not samples:
-            raise MmclError(f"{shard}: this is no uncompressed tar ({error}). Shards are plain .tar files.") from None
-        problems.append((next(reversed(samples)), f"the shard cannot be read beyond this sample ({error})"))
-    return ShardIndex(shard, samples, problems)
+def _manifest(content: Any, path: str) -> list[Listed]:
+    return [Listed(s["name"], s["samples"], s.get("digest"), s.get("sha256"), path) for s in content["shards"]]
 
 
-def _beyond(shard: Path, end: int, samples: dict[str, Members]) -> list[tuple[str, str]]:
-    """A tar ends with zero blocks; where it does not, tarfile has stopped without a word."""
-    with shard.open("rb") as file:
-        file.seek(end)
-        rest = file.read(2 * BLOCK)
-        while not any(rest) and (more := file.read(1 << 20)):
-            rest = more if any(more) else rest
-    if len(rest) >= 2 * BLOCK and not any(rest):
-        return []
-    last = next(reversed(samples), "")
-    return [(last, "the shard is cut, damaged or goes on after its end; nothing beyond this sample was read")]
+def _sizes(content: Any, path: str) -> list[Listed]:
+    return [Listed(name, int(count), said_by=path) for name, count in content.items() if name.endswith(".tar")]
 
 
-def write_index(index: ShardIndex) -> None:
-    """Leave an index beside its shard; where that is not allowed, it is made again the next time."""
-    content = {"format": FORMAT, "tar": signature(index.path), "problems": index.problems, "samples": index.samples}
-    final = index_path(index.path)
-    partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(content, separators=(",", ":")))
-        os.replace(partial, final)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+def _wids(content: Any, path: str) -> list[Listed]:
+    return [Listed(s["url"], int(s["nsamples"]), said_by=path) for s in content.get("shardlist", [])]
+
+
+def _energon(path: Path) -> int:
+    return path.stat().st_size // 8 - 1  # little-endian offsets of the samples, and of the end
+
+
+def _dali(path: Path) -> int:
+    with path.open(encoding="utf-8") as file:
+        return int(file.readline().split()[1])  # v1.2 N
+
+
+def _img2dataset(path: Path) -> int:
+    return int(json.loads(path.read_text(encoding="utf-8"))["successes"])
+
+
+DESCRIPTIONS: dict[str, Callable[[Any, str], list[Listed]]] = {
+    MANIFEST: _manifest,
+    "sizes.json": _sizes,
+    "wids.json": _wids,
+    "index.json": _wids,
+}
+
+
+def _braces(pattern: str) -> list[str]:
+    return [pattern] if pattern.startswith("pipe:") else expand_urls(os.path.expandvars(os.path.expanduser(pattern)))
+
+
+def _expand_one(url: str) -> list[str]:
+    if is_pipe(url):
+        return [url]
+    if is_remote(url):
+        if urlsplit(url).path.endswith(".tar") and not has_magic(urlsplit(url).path):
+            return [url]
+        return (_folder_says(url.rstrip("/"), _remote_text) if not has_magic(url) else None) or list_remote(url)
+    url = url.removeprefix("file://")
+    if os.path.isdir(url):
+        return _folder_says(url.rstrip("/"), _local_text) or sorted(map(str, Path(url).rglob("*.tar")))
+    return sorted(glob(url)) if has_magic(url) and not os.path.exists(url) else [url]
+
+
+def _folder_says(folder: str, text: Callable[[str], str | None]) -> list[str] | None:
+    """The shards of a folder that says what it holds, which not every server can be asked for."""
+    count = text(f"{folder}/nshards.txt")
+    if count is not None and count.strip().isdigit():
+        return [f"{folder}/{number}.tar" for number in range(int(count))]
+    manifest = text(f"{folder}/{MANIFEST}")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return [f"{folder}/{shard['name']}" for shard in json.loads(manifest or "")["shards"]]
+    return None
+
+
+def _local_text(path: str) -> str | None:
+    return Path(path).read_text(encoding="utf-8") if os.path.isfile(path) else None
+
+
+def _remote_text(url: str) -> str | None:
+    content = read_remote(url)
+    return None if content is None else content.decode("utf-8", "replace")

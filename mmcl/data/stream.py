@@ -1,107 +1,129 @@
 """Shards to batches, in an order that no worker and no process can change."""
 
-import contextlib
 import hashlib
 import itertools
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from pydantic import Field
-from torch import Tensor
 
 from mmcl import distributed
-from mmcl.data.decode import BadSampleError, Selector
-from mmcl.data.order import EpochOrder, draws
-from mmcl.data.shards import ShardIndex, find_shards, load_index
+from mmcl.data.pipe import PipedPool
+from mmcl.data.pool import Mixture, Places, Pool, Ref, ShardSet
+from mmcl.data.remote import ShardCache, is_remote
+from mmcl.data.rows import Filled, Reader
+from mmcl.data.shards import find_shards, is_pipe
+from mmcl.data.source import Source, Window
 from mmcl.errors import MmclError
-from mmcl.registry import Spec
 from mmcl.types import Bad, Batch, Transform
 
 AHEAD = 2  # batches that are being made while one is in use
+LastBatch = Literal["carry", "drop", "pad", "keep"]
 
 
-class Source(Spec):
-    """Shards, and where the modalities lie in their samples."""
+@dataclass(frozen=True)
+class _Plan:
+    """One global batch to come: what is in it, and where the order stands after it."""
 
-    shards: str | list[str]
-    """Files: braces, globs, folders."""
-    modalities: dict[str, str]
-    """Modality -> members (`jpg;png`, the first that a sample has) or a field of a JSON member (`json:caption`)."""
-    identity: str | None = None
-    """A field whose equal values mean that samples show the same thing; the sample's key unless told."""
-    window: Annotated[int, Field(ge=1)] = 16
-    """Shards whose samples are shuffled together."""
+    places: Places
+    size: int  # rows, padding included
+    epoch: int
+    news: list[Bad]
+    state: dict[str, Any]
+    dropped: int
 
 
 class Stream:
-    """Batches of one source.
+    """Batches of shards.
 
     Step s takes the s-th slice of ``batch_size`` positions of one global order, of which this process gets its share.
-    Iterating goes on to the end of the epoch (its last batch may be smaller), and iterating again gives the next
-    epoch; an endless stream goes on over the ends of epochs, in full batches, each sample once an epoch.
+    Iterating goes on to the end of the epoch, and iterating again gives the next one; an endless stream goes on over
+    the ends of epochs.
+
+    What happens to the samples that do not fill a batch at the end of an epoch, the same on every process:
+    ``carry``: the batch is filled from the next epoch (endless streams only); ``keep``: it is smaller; ``pad``: it is
+    filled with rows in which everything is absent; ``drop``: they are left out and counted in ``dropped``.
 
     Args:
-        source: what to read.
+        sources: what to read: one, or several. Several without weights are one pool of shards in one order, each sample
+            once an epoch; with weights each batch is a mixture of them (see `Mixture`).
         batch_size: rows of the global batch, over all processes.
         seed: of the order and of the transforms' draws.
         workers: threads of this process that read and decode; 0 does it in the caller's.
         shuffle: False reads in the order of the shards.
         endless: see above.
+        last_batch: see above; ``carry`` in endless streams and ``keep`` in others unless told.
         transforms: what makes rows of decoded values, by modality; without one a column is a list.
         share: (rank, world size), where it is not that of this process.
-
-    ``problems`` lists what the shards' indexes could not take up: members beyond a cut, second members of a name.
+        cache: where remote shards are put.
 
     Raises:
         MmclError: shards are missing, or no sample of them has a modality.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of them are choices of the caller's
         self,
-        source: Source,
+        sources: Source | Sequence[Source],
         *,
         batch_size: int,
         seed: int = 0,
         workers: int = 2,
         shuffle: bool = True,
         endless: bool = False,
+        last_batch: LastBatch | None = None,
         transforms: Mapping[str, Transform] | None = None,
         share: tuple[int, int] | None = None,
+        cache: ShardCache | None = None,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise MmclError(f"batch_size must be 1 or more and workers 0 or more; got {batch_size} and {workers}.")
-        self.source, self.batch_size, self.seed, self.workers, self.endless = source, batch_size, seed, workers, endless
-        self.transforms = dict(transforms or {})
-        self.window = source.window if shuffle else 0
-        self.selectors = {m: Selector.parse(said, f"data: {m}") for m, said in source.modalities.items()}
-        self._identity = Selector.parse(source.identity, "data: identity") if source.identity else None
-        self.indexes = _load_indexes(find_shards(source.shards), workers)
-        self.problems = [Bad(i.path.name, key, "", reason) for i in self.indexes for key, reason in i.problems]
-        self._samples = sum(len(index.keys) for index in self.indexes)
-        self._check_modalities()
+        self.last_batch: LastBatch = last_batch or ("carry" if endless else "keep")
+        if self.last_batch == "carry" and not endless:
+            raise MmclError("last_batch: carry needs an endless stream; keep, pad or drop it.")
+        self.sources = [sources] if isinstance(sources, Source) else list(sources)
+        self.batch_size, self.seed, self.workers, self.endless = batch_size, seed, workers, endless
         self.rank, self.world_size = share or (distributed.rank(), distributed.world_size())
-        self.samples_seen = 0
-        self._orders: dict[int, EpochOrder] = {}
-
-    def __len__(self) -> int:
-        """Samples of one epoch."""
-        return self._samples
+        found = [find_shards(source.shards) for source in self.sources]
+        listed = [shard for shards in found for shard in shards]
+        if any(is_remote(shard.url) for shard in listed) and cache is None:
+            cache = ShardCache.default()
+        self.shards = ShardSet(listed, cache)
+        self.order, settings = _order(
+            self.sources, [len(shards) for shards in found], self.shards, seed, shuffle, endless
+        )
+        of_shard = [number for number, shards in enumerate(found) for _ in shards]
+        self.reader = Reader(self.sources, of_shard, seed, dict(transforms or {}))
+        self.reader.check(self.shards)
+        self.fingerprint = _hash(batch_size, self.last_batch, settings, [_said(shard.url) for shard in listed])
+        digests = [shard.digest for shard in listed]
+        self._content = None if None in digests else _hash(digests)
+        self.samples_seen = self.dropped = 0
+        self._after = self.order.state()  # the last batch that was handed out
+        self._end = (self._after, 0)
 
     @property
-    def fingerprint(self) -> str:
-        """Changes with the samples and with what decides on their order."""
-        parts = [self.batch_size, self.seed, self.window, *(index.digest for index in self.indexes)]
-        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+    def samples(self) -> int:
+        """Of one epoch.
+
+        Raises:
+            MmclError: a pipe or an undescribed remote shard has them, and nobody knows how many.
+        """
+        return self.order.samples
 
     def state(self) -> dict[str, Any]:
         """Where the stream is: a few numbers that can go into JSON. Batches made ahead do not count."""
-        return {"samples_seen": self.samples_seen, "fingerprint": self.fingerprint}
+        return {
+            "samples_seen": self.samples_seen,
+            "dropped": self.dropped,
+            "order": self._after,
+            "fingerprint": self.fingerprint,
+            "content": self._content,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where a stream over the same samples was, whatever its number of processes and workers.
@@ -109,171 +131,137 @@ class Stream:
         Raises:
             MmclError: the shards, the seed or the batch size are not the same.
         """
-        if state["fingerprint"] != self.fingerprint:
+        contents = {state["content"], self._content} - {None}
+        if state["fingerprint"] != self.fingerprint or len(contents) > 1:
+            names = ", ".join(str(source.shards) for source in self.sources)
             raise MmclError(
-                f"data: {self.source.shards}: the shards, the seed, the window or the batch size are not those of the "
+                f"data: {names}: the shards, the seed, the window, the weights or the batch size are not those of the "
                 "run that is to be resumed, so its order cannot be continued. Restore them, or start a new run."
             )
-        self.samples_seen = int(state["samples_seen"])
-
-    def raw(self, key: str, modality: str) -> tuple[str, bytes]:
-        """(extension, bytes) of a modality of one sample, undecoded."""
-        index = self._by_key[key]
-        if index is None:
-            raise MmclError(f"data: {self.source.shards}: several shards have a sample {key!r}.")
-        extension = self.selectors[modality].find(index.samples[key])
-        assert extension is not None, f"{key} has no {modality}"
-        return extension, index.read(key, extension)
-
-    @cached_property
-    def _by_key(self) -> dict[str, ShardIndex | None]:
-        """Index of the shard that has a key; None where several have it."""
-        found: dict[str, ShardIndex | None] = {}
-        for index in self.indexes:
-            found |= {key: None if key in found else index for key in index.keys}
-        return found
+        self.order.restore(state["order"])
+        self._after = dict(state["order"])
+        self.samples_seen, self.dropped = int(state["samples_seen"]), int(state["dropped"])
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.order.state() != self._after:  # an iteration before made batches that were not handed out
+            self.order.restore(self._after)
         if self.workers == 0:
-            for start, stop in self._slices():
-                batch = self._assemble([self._rows(self._own(start, stop))], start, stop)
-                self.samples_seen = stop
-                yield batch
-            return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="mmcl-data")
-        try:
-            yield from self._iterate_ahead(pool)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            yield from self._iterate_here()
+        else:
+            pool = ThreadPoolExecutor(self.workers, thread_name_prefix="mmcl-data")
+            try:
+                yield from self._iterate_ahead(pool)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        self._after, self.dropped = self._end
+
+    def _iterate_here(self) -> Iterator[Batch]:
+        for plan in self._plans():
+            own = self._own(plan)
+            filled = self.reader.empty(len(own))
+            self.reader.fill(own, filled, 0)
+            yield self._finish(plan, filled)
 
     def _iterate_ahead(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        waiting: deque[tuple[int, int, list[Future[list[_Row]]]]] = deque()
-        slices = self._slices()
+        waiting: deque[tuple[_Plan, Filled, list[Future[None]]]] = deque()
+        plans = self._plans()
         while True:
-            for start, stop in itertools.islice(slices, AHEAD + 1 - len(waiting)):
-                own = self._own(start, stop)
-                size = -(-len(own) // self.workers) or 1
-                pieces = [own[i : i + size] for i in range(0, len(own), size)]
-                waiting.append((start, stop, [pool.submit(self._rows, piece) for piece in pieces]))
+            for plan in itertools.islice(plans, AHEAD + 1 - len(waiting)):
+                own = self._own(plan)
+                filled = self.reader.empty(len(own))
+                size = -(-len(own) // (2 * self.workers)) or 1
+                pieces = [pool.submit(self.reader.fill, own[i : i + size], filled, i) for i in range(0, len(own), size)]
+                waiting.append((plan, filled, pieces))
             if not waiting:
                 return
-            start, stop, futures = waiting.popleft()
-            batch = self._assemble([future.result() for future in futures], start, stop)
-            self.samples_seen = stop
-            yield batch
+            plan, filled, pieces = waiting.popleft()
+            for piece in pieces:
+                piece.result()
+            yield self._finish(plan, filled)
 
-    def _slices(self) -> Iterator[tuple[int, int]]:
-        """(start, stop) of the global batches to come, in samples since the beginning of the run."""
-        start = self.samples_seen
-        end = None if self.endless else (start // len(self) + 1) * len(self)
-        while end is None or start < end:
-            stop = start + self.batch_size if end is None else min(start + self.batch_size, end)
-            yield start, stop
-            start = stop
+    def _plans(self) -> Iterator[_Plan]:
+        """The global batches to come."""
+        dropped = self.dropped
+        while True:
+            epoch = self.order.epoch
+            places = self.order.take(self.batch_size, across=self.last_batch == "carry")
+            count = len(places)
+            if count < self.batch_size and self.last_batch == "drop":
+                dropped += count
+            elif count:
+                size = self.batch_size if self.last_batch == "pad" else count
+                yield _Plan(places, size, epoch, self.order.news(), self.order.state(), dropped)
+            if not self.endless and (self.order.ended or not count):
+                self._end = self.order.state(), dropped
+                return
 
-    def _own(self, start: int, stop: int) -> range:
-        offset, count = distributed.share(stop - start, self.rank, self.world_size)
-        return range(start + offset, start + offset + count)
+    def _own(self, plan: _Plan) -> list[Ref | None]:
+        """This process's rows; None is padding."""
+        offset, count = distributed.share(plan.size, self.rank, self.world_size)
+        rows = len(plan.places)
+        return [plan.places[row] if row < rows else None for row in range(offset, offset + count)]
 
-    def _rows(self, positions: Sequence[int]) -> "list[_Row]":
-        return [self._row(position) for position in positions]
-
-    def _row(self, position: int) -> "_Row":
-        epoch, place = divmod(position, len(self))
-        shard, sample = self._order(epoch)[place]
-        index = self.indexes[shard]
-        key = index.keys[sample]  # keys may repeat from shard to shard
-        values: dict[str, Any] = {}
-        bad: list[Bad] = []
-        for modality, selector in self.selectors.items():
-            try:
-                value = selector.load(index, key)
-                if modality in self.transforms:
-                    value = self.transforms[modality](
-                        value, partial(_generator, self.seed, epoch, shard, key, modality)
-                    )
-                values[modality] = value
-            except BadSampleError as error:
-                bad.append(Bad(index.path.name, key, modality, str(error)))
-        return _Row(key, self._who(shard, key), values, bad)
-
-    def _who(self, shard: int, key: str) -> int:
-        """A number that samples which show the same thing share."""
-        index, who = self.indexes[shard], f"{shard}/{key}"
-        if self._identity is not None:
-            with contextlib.suppress(BadSampleError):  # a sample that does not say is only itself
-                who = str(self._identity.load(index, key))
-        return int.from_bytes(hashlib.blake2b(who.encode(), digest_size=8).digest(), "little", signed=True)
-
-    def _order(self, epoch: int) -> EpochOrder:
-        order = self._orders.get(epoch)
-        if order is None:
-            order = EpochOrder([len(i.keys) for i in self.indexes], self.seed, epoch, self.window)
-            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
-        return order
-
-    def _assemble(self, pieces: "list[list[_Row]]", start: int, stop: int) -> Batch:
-        rows = [row for piece in pieces for row in piece]
-        columns, present = {}, {}
-        for modality in self.selectors:
-            there = torch.tensor([modality in row.values for row in rows], dtype=torch.bool)
-            values = [row.values.get(modality) for row in rows]
-            transform = self.transforms.get(modality)
-            columns[modality] = values if transform is None else _stack(transform, values, there)
-            present[modality] = there
+    def _finish(self, plan: _Plan, filled: Filled) -> Batch:
+        self.samples_seen += len(plan.places)
+        self._after, self.dropped = plan.state, plan.dropped
+        columns, present, counts = self.reader.finish(filled)
         return Batch(
             columns=columns,
             present=present,
-            keys=[row.key for row in rows],
-            ids=torch.tensor([row.who for row in rows], dtype=torch.int64),
-            size=stop - start,
-            offset=distributed.share(stop - start, self.rank, self.world_size)[0],
-            bad=[bad for row in rows for bad in row.bad],
+            keys=filled.keys,
+            ids=torch.tensor(filled.ids, dtype=torch.int64),
+            size=plan.size,
+            offset=distributed.share(plan.size, self.rank, self.world_size)[0],
+            bad=[*(plan.news if self.rank == 0 else []), *(bad for row in filled.bad for bad in row)],
+            epoch=plan.epoch,
+            counts=counts,
         )
 
-    def _check_modalities(self) -> None:
-        if not len(self):
-            raise MmclError(f"data: the shards of {self.source.shards} hold no samples.")
-        members = {extension for index in self.indexes for m in index.samples.values() for extension in m}
-        for modality, selector in self.selectors.items():
-            if not members.intersection(selector.extensions):
-                raise MmclError(
-                    f"data: no sample of {self.source.shards} has {modality} ({self.source.modalities[modality]}); "
-                    f"their members are: {', '.join(sorted(members))}. Correct `modalities`, or leave {modality} out."
-                )
+    def raw(self, key: str, modality: str) -> tuple[str, bytes]:
+        """(extension, bytes) of a modality of one sample, undecoded.
+
+        Raises:
+            MmclError: no shard, or more than one, has the key.
+        """
+        return self.reader.raw(self.shards, key, modality)
 
 
-class _Row:
-    """One decoded sample."""
-
-    __slots__ = ("bad", "key", "values", "who")
-
-    def __init__(self, key: str, who: int, values: dict[str, Any], bad: list[Bad]) -> None:
-        self.key, self.who, self.values, self.bad = key, who, values, bad
-
-
-def _generator(*what: int | str) -> np.random.Generator:
-    return np.random.Generator(draws(*what))
-
-
-def _stack(transform: Transform, values: list[Any], there: Tensor) -> Tensor:
-    rows = [value for value in values if value is not None]
-    if not rows:
-        return torch.zeros(len(values), 0)
-    stacked = transform.collate(rows)
-    if len(rows) == len(values):
-        return stacked
-    full = stacked.new_zeros((len(values), *stacked.shape[1:]))
-    full[there] = stacked
-    return full
-
-
-def _load_indexes(shards: list[Path], workers: int) -> list[ShardIndex]:
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        return list(pool.map(load_index, shards))
+def _order(
+    sources: Sequence[Source], counts: Sequence[int], shards: ShardSet, seed: int, shuffle: bool, endless: bool
+) -> tuple[Mixture, list[Any]]:
+    """The order over some sources, and what decides on it."""
+    weights = [source.weight for source in sources]
+    windows: list[Window | None] = [source.window if shuffle else None for source in sources]
+    given = [weight for weight in weights if weight is not None]
+    if given and len(given) < len(weights):
+        raise MmclError("data: some sources have a weight and some have none; give all of them one, or none.")
+    if not given and len({str(window) for window in windows}) > 1:
+        raise MmclError("data: sources without weights are one pool of shards and need one window; theirs differ.")
+    numbers = list(range(sum(counts)))
+    ends = list(itertools.accumulate(counts))
+    groups = [numbers] if not given else [numbers[end - n : end] for n, end in zip(counts, ends, strict=True)]
+    pools = []
+    for group, window in zip(groups, windows, strict=False):
+        piped = [is_pipe(shards.listed[number].url) for number in group]
+        if any(piped) and not all(piped):
+            raise MmclError("data: shards and pipes cannot be mixed in one source; give each a source and a weight.")
+        name = "" if len(groups) == 1 else str(len(pools))
+        pools.append((PipedPool if any(piped) else Pool)(shards, group, seed, window, endless, name))
+    mixture = Mixture(pools, given if len(given) > 1 else None, seed)
+    return mixture, [seed, [str(window) for window in windows], given, list(counts)]
 
 
-def stream(
+def _said(url: str) -> tuple[str, int | None]:
+    """Name of a shard, and its size where that costs nothing."""
+    size = None if is_remote(url) or is_pipe(url) else os.path.getsize(url)
+    return url.rpartition("/")[2], size
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def stream(  # noqa: PLR0913 - the public face of Source and Stream
     shards: str | Path | Sequence[str | Path],
     modalities: Mapping[str, str],
     *,
@@ -282,24 +270,41 @@ def stream(
     workers: int = 2,
     shuffle: bool = True,
     endless: bool = False,
-    window: int = 16,
+    last_batch: LastBatch | None = None,
+    transforms: Mapping[str, Transform] | None = None,
+    **source: Any,
 ) -> Stream:
-    """Decoded batches of tar shards, in one global order.
+    """Batches of tar shards, in one global order.
 
     Args:
-        shards: files: braces (``{000..009}.tar``), globs, folders.
+        shards: files: braces (``{000..009}.tar``), globs, folders, URLs.
         modalities: modality -> members (``jpg;png``) or a field of a JSON member (``json:caption``).
         batch_size: rows of the global batch, over all processes.
         seed: of the order.
         workers: threads that read and decode.
         shuffle: False reads in the order of the shards.
         endless: go on over the ends of epochs.
-        window: shards whose samples are shuffled together.
+        last_batch: what becomes of a batch that the end of an epoch leaves incomplete: see `Stream`.
+        transforms: what makes rows of decoded values, by modality.
+        **source: further keys of `Source`: ``window``, ``captions``, ``identity``, ``optional``.
 
     Returns:
-        An iterable of `Batch`: ``batch["image"]`` is a list of uint8 (3, height, width) tensors, ``batch["text"]`` of
-        strings.
+        An iterable of `Batch`: without transforms ``batch["image"]`` is a list of uint8 (3, height, width) tensors,
+        ``batch["text"]`` of strings, ``batch["audio"]`` of (samples, rate).
+
+    Example:
+        >>> import mmcl
+        >>> stream = mmcl.data.stream("shards/{000..009}.tar", {"image": "jpg;png", "text": "txt"}, batch_size=256)
+        ... # doctest: +SKIP
     """
     listed = str(shards) if isinstance(shards, str | Path) else [str(s) for s in shards]
-    source = Source(shards=listed, modalities=dict(modalities), window=window)
-    return Stream(source, batch_size=batch_size, seed=seed, workers=workers, shuffle=shuffle, endless=endless)
+    return Stream(
+        Source(shards=listed, modalities=dict(modalities), **source),
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        shuffle=shuffle,
+        endless=endless,
+        last_batch=last_batch,
+        transforms=transforms,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
-from mmcl.data.shards import scan, write_index
+from mmcl.data.index import scan, write_index
 from mmcl.errors import MmclError
 
 UNFINISHED = ".unfinished"
@@ -41,7 +41,7 @@ def write_shards(samples: Iterable[dict[str, Any]], out: str | Path, samples_per
     for number, chunk in enumerate(_chunks(samples, samples_per_shard)):
         shard = out / f"{number:05d}.tar"
         count = _write_one(chunk, shard)
-        write_index(scan(shard))
+        write_index(shard, scan(shard))
         shards.append({"name": shard.name, "samples": count, "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()})
     manifest = {"samples": sum(s["samples"] for s in shards), "shards": shards}
     partial = out / "manifest.json.partial"

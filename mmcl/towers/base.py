@@ -34,7 +34,7 @@ class Tower(nn.Module, ABC):
     """One encoder: from a batch of one modality to one vector of the shared width per row."""
 
     takes: ClassVar[str]
-    """Kind of input: ``image`` (uint8 picture tensors) or ``text`` (strings). A modality may have any name."""
+    """Kind of input: ``image`` (pictures), ``audio`` (sounds) or ``text`` (strings). A modality may have any name."""
 
     @abstractmethod
     def transform(self, train: bool) -> Transform:

@@ -3,14 +3,14 @@
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from open_clip.transformer import TextTransformer
 from pydantic import Field
 from torch import Tensor, nn
 
 from mmcl.towers.base import ACTIVATIONS, TOWERS, Activation, Tower
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
-from mmcl.types import Draw
+from mmcl.types import Draw, Transform
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -87,7 +87,7 @@ class OpenClipText(Tower):
         return self.transformer(rows)
 
 
-class TextTransform:
+class TextTransform(Transform):
     """A text to a row of token numbers that ends with the end token.
 
     Args:
@@ -99,14 +99,18 @@ class TextTransform:
     def __init__(self, tokenizer: Tokenizer, context_length: int, pad_to_context: bool) -> None:
         self.tokenizer, self.context_length, self.pad_to_context = tokenizer, context_length, pad_to_context
 
-    def __call__(self, value: str, draw: Draw) -> Int[Tensor, " tokens"]:
-        """Token numbers."""
-        return torch.tensor([*self.tokenizer.encode(value)[: self.context_length - 1], self.tokenizer.eos_id])
+    def empty(self, rows: int) -> Int[Tensor, "rows tokens"]:
+        """Padding."""
+        return torch.full((rows, self.context_length), self.tokenizer.pad_id)
 
-    def collate(self, rows: list[Tensor]) -> Int[Tensor, "batch tokens"]:
-        """Rows to one tensor, padded."""
-        length = self.context_length if self.pad_to_context else max(row.shape[0] for row in rows)
-        padded = torch.full((len(rows), length), self.tokenizer.pad_id)
-        for i, row in enumerate(rows):
-            padded[i, : row.shape[0]] = row
-        return padded
+    def __call__(self, value: str, draw: Draw, out: Int[Tensor, " tokens"]) -> None:
+        """Fill one row."""
+        tokens = [*self.tokenizer.encode(value)[: self.context_length - 1], self.tokenizer.eos_id]
+        out[: len(tokens)] = torch.tensor(tokens)
+
+    def finish(self, rows: Int[Tensor, "rows tokens"], present: Bool[Tensor, " rows"]) -> Int[Tensor, "rows longest"]:
+        """Rows without the columns in which all are padding."""
+        if self.pad_to_context:
+            return rows
+        used = (rows != self.tokenizer.pad_id).any(0).nonzero()
+        return rows[:, : int(used[-1]) + 1] if len(used) else rows[:, :1]

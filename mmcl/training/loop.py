@@ -1,6 +1,5 @@
 """One run: batches -> towers -> gather -> objective -> optimizer, with checkpoints and measurements on the way."""
 
-import json
 import math
 import time
 from collections import Counter
@@ -19,8 +18,9 @@ from mmcl.losses import LossOutput, Objective
 from mmcl.model import Encoder, present_rows
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, build_model
-from mmcl.training.progress import Metrics, ProgressLine, Row, cut_back
-from mmcl.types import Bad, Batch, Embeddings
+from mmcl.training.bad_samples import BadSamples, in_words
+from mmcl.training.progress import Metrics, ProgressLine, Row
+from mmcl.types import Batch, Embeddings
 
 Evaluate = Callable[[Encoder], dict[str, float]]
 """What measures the model: metric -> number."""
@@ -63,11 +63,12 @@ class Trainer:
         self.notes = _check_processes(recipe)
         self.model = build_model(recipe)
         self.stream = Stream(
-            recipe.data.train,
+            recipe.data.sources,
             batch_size=recipe.data.batch_size,
             seed=recipe.seed,
             workers=recipe.data.workers,
             endless=True,
+            last_batch=recipe.data.last_batch,
             transforms=self.model.transforms(train=True),
         )
         self.objective = Objective(recipe.objective).to(self.device)
@@ -77,10 +78,12 @@ class Trainer:
         self.towers, self.optimizer = self.accelerator.prepare(
             self.model, optimizer.over([self.model.to(self.device), self.objective])
         )
-        self.step, self.seconds, self.bad = 0, 0.0, Counter[str]()
+        self.step, self.seconds, self.epoch = 0, 0.0, 0
+        self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)
         torch.manual_seed(recipe.seed * 1_000_003 + distributed.rank())  # dropout differs between processes
         if resume:
             self._restore()
+        self._samples_logged = self.stream.samples_seen
 
     def train(self) -> dict[str, float]:
         """Run to the end and measure.
@@ -90,18 +93,14 @@ class Trainer:
         """
         main = distributed.rank() == 0
         self.metrics = Metrics(self.run.metrics, self.step) if main else None
-        if main and self.step == 0:
-            self._note_bad(self.stream.problems)
         with ProgressLine(self.recipe.steps, self.step, show=main) as self.progress:
             for note in self.notes:
                 self.progress.say(note)
             results = self._loop()
-            if self.bad:
-                listed = ", ".join(f"{count} {reason}" for reason, count in self.bad.most_common(5))
-                self.progress.say(f"bad samples here: {self.bad.total()} ({listed}); see {self.run.bad_samples}")
+            self._say_bad("at the end")
         return {
             **results,
-            "train/samples": self.step * self.recipe.data.batch_size,
+            "train/samples": self.stream.samples_seen,
             "train/seconds": round(self.seconds, 2),
         }
 
@@ -111,7 +110,11 @@ class Trainer:
         results: dict[str, float] | None = None
         batches = iter(self.stream)
         while self.step < steps:
-            out = self.backward(next(batches))
+            batch = next(batches)
+            if batch.epoch != self.epoch:  # on all processes in the same step
+                self._say_bad(f"epoch {self.epoch} ended")
+                self.epoch = batch.epoch
+            out = self.backward(batch)
             norm = self.update()
             window.add(out, norm)
             self.progress.advance(self.step)
@@ -142,7 +145,7 @@ class Trainer:
         # partial losses sum to the loss, but DDP averages their gradients
         self.accelerator.backward(out.total * distributed.world_size())
         distributed.average_gradients(self.objective.parameters())
-        self._note_bad(batch.bad)
+        self.bad.note(batch, self.step)
         return out
 
     def update(self) -> Tensor:
@@ -170,8 +173,9 @@ class Trainer:
 
     def _row(self, window: "_Window") -> Row:
         """The numbers of the steps since the last row; the one place where the host waits for the device."""
-        bad = torch.tensor(float(self.bad.total()), device=self.device)
-        *sums, bad_samples = distributed.total(torch.stack([*window.sums.values(), bad])).tolist()
+        mine = torch.tensor([float(self.bad.counts.total()), float(self.bad.rows)], device=self.device)
+        sums = distributed.total(torch.cat([torch.stack(list(window.sums.values())), mine])).tolist()
+        *sums, bad_samples, bad_rows = sums
         means = {name: value / window.counts[name] for name, value in zip(window.sums, sums, strict=True)}
         seconds = time.perf_counter() - window.start
         self.seconds += seconds
@@ -182,15 +186,17 @@ class Trainer:
                     "set training.clip_norm, or raise the temperature's min, and resume."
                 )
         done = self.step - window.first
+        samples, self._samples_logged = self.stream.samples_seen - self._samples_logged, self.stream.samples_seen
+        self.bad.judge(round(bad_rows), samples, self.step)
         return {
             "step": self.step,
-            "samples": self.step * self.recipe.data.batch_size,
+            "samples": self.stream.samples_seen,
             **means,
             **{f"temperature/{name}": t.item() for name, t in self.objective.temperatures().items()},
             "grad_norm": float(window.norm) / done,
             "lr": self.lr,
             "bad_samples": round(bad_samples),
-            "samples_per_second": done * self.recipe.data.batch_size / seconds,
+            "samples_per_second": samples / seconds,
             "seconds_per_step": seconds / done,
             "seconds": self.seconds,
         }
@@ -200,17 +206,19 @@ class Trainer:
             self.metrics.write(row)
         self.progress.row(row)
 
-    def _note_bad(self, samples: list[Bad]) -> None:
-        """Count and list what could not be used; each process lists its own rows."""
-        for bad in samples:
-            self.bad[bad.reason] += 1
-        if samples:
-            with self.run.bad_samples.open("a") as file:
-                file.writelines(json.dumps({"step": self.step, **bad._asdict()}) + "\n" for bad in samples)
+    def _say_bad(self, when: str) -> None:
+        """What could not be used so far, on all processes."""
+        totals = self.bad.totals()
+        dropped = f"; {self.stream.dropped} samples left out as incomplete batches" if self.stream.dropped else ""
+        if totals or dropped:
+            self.progress.say(
+                f"{when}: {self.stream.samples_seen:,} samples; not usable: {in_words(totals)}{dropped}; "
+                f"see {self.run.bad_samples}"
+            )
 
     def _save(self) -> None:
         self._check_weights()
-        generators, counts = zip(*distributed.collect((_random_state(), self.bad)), strict=True)
+        generators, counts = zip(*distributed.collect((_random_state(), self.bad.counts)), strict=True)
         if distributed.rank() == 0:
             weights = {f"model.{k}": t for k, t in self.model.state_dict().items()}
             weights |= {f"objective.{k}": t for k, t in self.objective.state_dict().items()}
@@ -221,6 +229,7 @@ class Trainer:
                 "step": self.step,
                 "seconds": self.seconds,
                 "bad": sum(counts, Counter()),
+                "epoch": self.epoch,
                 "data": self.stream.state(),
             }
             files = {"weights": weights, "optimizer": optimizer, "rng": rng}
@@ -254,10 +263,8 @@ class Trainer:
         self.optimizer.load_state_dict({"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]})
         _restore_random_state(checkpoint.tensors("rng"), distributed.rank())
         self.stream.restore(state["data"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        if distributed.rank() == 0:
-            self.bad = Counter(state["bad"])  # of all processes
-            cut_back(self.run.bad_samples, self.step - 1)
+        self.step, self.seconds, self.epoch = state["step"], state["seconds"], state["epoch"]
+        self.bad.restore(state["bad"], self.step)
         self.notes.append(f"resumed from {checkpoint.path} at step {self.step}")
 
 

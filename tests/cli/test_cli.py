@@ -138,7 +138,7 @@ def test_a_tokenizer_is_trained_on_the_captions_of_shards(
         (["data.train.shards=nowhere/{000..003}.tar"], "4 of 4 shards of .* are missing: nowhere/000.tar"),
         (["data.train.shards=nowhere/*.tar"], "no shards match 'nowhere/\\*.tar'"),
         (["optimizer.lrr=1", "trainin.samples=1"], "optimizer.lrr: .*did you mean 'lr'(.|\n)*trainin: .*'training'"),
-        (["data.train.modalities={image: png, text: flac.txt}"], "'flac.txt' does not say where a modality lies"),
+        (["data.train.modalities={image: png, text: flac.mp7}"], "'flac.mp7' does not say where a modality lies"),
         (["data.train.modalities.image=jpg"], r"no sample of .* has image \(jpg\); their members are: json, png, txt"),
         (["tasks=[glyphs/retrieva]"], "no task is called 'glyphs/retrieva'; did you mean 'glyphs/retrieval'"),
         (["towers.text.tokenizer.model=nowhere.model"], "there is no file 'nowhere.model'"),

@@ -1,6 +1,7 @@
 """Batches: every sample once, the same whoever reads them, and nothing lost silently."""
 
 import io
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,21 @@ from PIL import Image
 from torch import Tensor
 
 import mmcl
-from mmcl.data import Source, Stream, write_shards
+from mmcl.data import SampleWindow, Source, Stream, write_shards
 from mmcl.errors import MmclError
+from mmcl.types import Transform
 
 FIELDS = {"image": "png", "text": "txt"}
 
 
-class Draw:
+class Draw(Transform):
     """A transform whose row shows what was drawn for it."""
 
-    def __call__(self, value: Any, draw: Any) -> Tensor:
-        return torch.tensor([draw().random(), float(len(value))], dtype=torch.float64)
+    def empty(self, rows: int) -> Tensor:
+        return torch.empty(rows, 2, dtype=torch.float64)
 
-    def collate(self, rows: list[Tensor]) -> Tensor:
-        return torch.stack(rows)
+    def __call__(self, value: Any, draw: Any, out: Tensor) -> None:
+        out[:] = torch.tensor([draw().random(), 1.0], dtype=torch.float64)
 
 
 def picture(value: int, kind: str = "PNG") -> bytes:
@@ -158,7 +160,7 @@ def test_bad_samples_are_absent_rows_each_with_its_reason(tmp_path: Path) -> Non
         ("latin1", "text"): "text is not UTF-8",
         ("blind", "image"): "no png",
     }
-    assert {b.shard for b in batch.bad} == {"00000.tar"}
+    assert {b.shard for b in batch.bad} == {str(tmp_path / "s" / "00000.tar")}
 
 
 def test_a_batch_without_any_row_of_a_modality(tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ def test_leaving_a_stream_early_ends_its_threads(shards: Path) -> None:
 
     gc.collect()
     for thread in threading.enumerate():
-        if thread.name.startswith("mmcl-data"):
+        if thread.name.startswith("mmcl-"):
             thread.join(timeout=5)
     assert threading.active_count() <= before
 
@@ -209,3 +211,270 @@ def test_a_modality_that_is_not_there_is_told(shards: Path, modalities: dict[str
 def test_nonsense_sizes_are_refused(shards: Path) -> None:
     with pytest.raises(MmclError, match="batch_size must be 1 or more"):
         stream(shards, batch_size=0)
+
+
+def written(folder: Path, samples: list[dict[str, Any]], per_shard: int = 10) -> Path:
+    write_shards(iter(samples), folder, samples_per_shard=per_shard)
+    return folder
+
+
+def texts(folder: Path, name: str, n: int, **more: Any) -> Path:
+    return written(folder, [{"__key__": f"{name}{i:03d}", "txt": f"{name} {i}", **more} for i in range(n)])
+
+
+def keys(batches: Any) -> list[str]:
+    return [key for batch in batches for key in batch.keys]
+
+
+@pytest.mark.parametrize("world", range(1, 9))
+def test_every_number_of_processes_and_workers_sees_each_sample_once(tmp_path: Path, world: int) -> None:
+    folder = texts(tmp_path / "s", "a", 53)
+    source = Source(shards=str(folder), modalities={"text": "txt"}, window=2)
+    expected = None
+    for workers in range(9):
+        ranks = [
+            list(Stream(source, batch_size=12, seed=1, workers=workers, share=(rank, world))) for rank in range(world)
+        ]
+        dealt = [keys(batches) for batches in zip(*ranks, strict=True)]
+        expected = expected or dealt
+        assert dealt == expected
+    assert sorted(key for batch in expected or [] for key in batch) == [f"a{i:03d}" for i in range(53)]
+
+
+@pytest.mark.parametrize("endless", [True, False])
+@pytest.mark.parametrize("policy", ["drop", "pad", "keep", "carry"])
+@pytest.mark.parametrize("world", [1, 3])
+def test_the_last_batch_is_as_is_said_on_every_process(tmp_path: Path, policy: str, endless: bool, world: int) -> None:
+    folder = texts(tmp_path / "s", "a", 53)
+    source = Source(shards=str(folder), modalities={"text": "txt"}, window=2)
+    if policy == "carry" and not endless:
+        with pytest.raises(MmclError, match="needs an endless stream"):
+            Stream(source, batch_size=12, last_batch="carry")
+        return
+    streams = [
+        Stream(source, batch_size=12, seed=1, endless=endless, last_batch=policy, share=(rank, world))  # type: ignore[arg-type]
+        for rank in range(world)
+    ]
+    batches = [list(zip(range(9), s, strict=False)) for s in streams]
+    steps = [[batch for _, batch in step] for step in zip(*batches, strict=True)]
+    sizes = [step[0].size for step in steps]
+    assert all(batch.size == size for step, size in zip(steps, sizes, strict=True) for batch in step)
+    assert [sum(len(batch) for batch in step) for step in steps] == sizes
+    one = {"drop": [12] * 4, "pad": [12] * 5, "keep": [12] * 4 + [5], "carry": [12] * 9}[policy]
+    assert sizes == (one * 3)[:9] if endless else one
+    epochs = [Counter(key for step in steps for b in step if b.epoch == e for key in b.keys if key) for e in range(3)]
+    assert policy == "carry" or set().union(*(seen.values() for seen in epochs)) == {1}
+    assert policy == "carry" or len(epochs[0]) == (48 if policy == "drop" else 53)
+    if not endless:
+        assert streams[0].dropped == (5 if policy == "drop" else 0)
+    if policy == "pad":
+        last = steps[4]
+        assert sum(int(batch.present["text"].sum()) for batch in last) == 5
+        assert [key for batch in last for key in batch.keys][5:] == [""] * 7
+        assert len({int(i) for batch in last for i in batch.ids}) >= 5
+
+
+@pytest.mark.parametrize("policy", ["drop", "pad", "keep"])
+@pytest.mark.parametrize("at", [3, 4, 5, 7])
+def test_policies_of_the_last_batch_survive_an_interruption(shards: Path, policy: Any, at: int) -> None:
+    def make() -> Stream:
+        return stream(shards, endless=True, last_batch=policy, batch_size=25)
+
+    expected = [batch.keys for batch, _ in zip(make(), range(12), strict=False)]
+    stopped = make()
+    for _ in zip(range(at), stopped, strict=False):
+        pass
+    resumed = make()
+    resumed.restore(stopped.state())
+    assert [batch.keys for batch, _ in zip(resumed, range(at, 12), strict=False)] == expected[at:]
+
+
+def test_windows_may_be_counted_in_samples(shards: Path) -> None:
+    def order(window: Any) -> list[str]:
+        return keys(stream(shards, window=window, batch_size=7))
+
+    assert sorted(order(SampleWindow(samples=25))) == [f"{i:03d}" for i in range(103)]
+    assert order(SampleWindow(samples=24)) == order(SampleWindow(samples=30)) != order(SampleWindow(samples=20))
+    first = stream(shards, window=SampleWindow(samples=25), batch_size=7)
+    batches = iter(first)
+    next(batches)
+    resumed = stream(shards, window=SampleWindow(samples=25), batch_size=7, workers=0)
+    resumed.restore(first.state())
+    assert keys(resumed) == order(SampleWindow(samples=25))[7:]
+
+
+def test_iterating_again_after_leaving_early_loses_nothing(shards: Path) -> None:
+    s = stream(shards, batch_size=10)
+    first = [key for _, batch in zip(range(3), s, strict=False) for key in batch.keys]
+    assert sorted(first + keys(s)) == [f"{i:03d}" for i in range(103)]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Source]:
+    pictures = [{"__key__": f"p{i:03d}", "png": picture(i), "json": {"caption": f"p {i}"}} for i in range(60)]
+    written(tmp_path / "p", pictures)
+    texts(tmp_path / "t", "t", 20)
+    return [
+        Source(shards=str(tmp_path / "p"), modalities={"image": "png", "text": "json:caption"}),
+        Source(shards=str(tmp_path / "t"), modalities={"text": "txt"}),
+    ]
+
+
+def test_sources_without_weights_are_one_pool_each_with_its_own_keys(two: list[Source]) -> None:
+    batches = list(Stream(two, batch_size=16, seed=3))
+    assert sorted(keys(batches)) == [f"p{i:03d}" for i in range(60)] + [f"t{i:03d}" for i in range(20)]
+    assert any({key[0] for key in batch.keys} == {"p", "t"} for batch in batches)
+    for batch in batches:
+        assert batch.present["text"].all()
+        assert batch.present["image"].tolist() == [key[0] == "p" for key in batch.keys]
+        assert not batch.bad
+
+
+def weighted(two: list[Source]) -> list[Source]:
+    return [s.model_copy(update={"weight": w}) for s, w in zip(two, (1.0, 3.0), strict=True)]
+
+
+def test_weights_hold_and_each_source_runs_through_epochs_of_its_own(two: list[Source]) -> None:
+    mixed = Stream(weighted(two), batch_size=16, seed=3, endless=True)
+    seen = keys(batch for batch, _ in zip(mixed, range(2500), strict=False))
+    share = sum(key[0] == "p" for key in seen) / len(seen)
+    assert abs(share - 0.25) < 1e-9  # whole blocks of 10,000
+    counts = Counter(seen)
+    pictures, captions = [n for k, n in counts.items() if k[0] == "p"], [n for k, n in counts.items() if k[0] == "t"]
+    assert max(pictures) - min(pictures) <= 1
+    assert max(captions) - min(captions) <= 1
+    assert mixed.samples == 80
+
+
+@pytest.mark.parametrize("at", [2, 5, 9])
+def test_a_mixture_goes_on_exactly_where_it_was(two: list[Source], at: int) -> None:
+    def make(rank: int = 0, world: int = 1, workers: int = 2) -> Stream:
+        return Stream(weighted(two), batch_size=16, seed=3, endless=True, share=(rank, world), workers=workers)
+
+    expected = [batch.keys for batch, _ in zip(make(), range(14), strict=False)]
+    stopped = make()
+    for _ in zip(range(at), stopped, strict=False):
+        pass
+    resumed = [make(rank, 2, workers=0) for rank in range(2)]
+    for s in resumed:
+        s.restore(json.loads(json.dumps(stopped.state())))
+    pairs = zip(*resumed, strict=False)
+    assert [keys(pair) for pair, _ in zip(pairs, range(at, 14), strict=False)] == expected[at:]
+
+
+def test_an_epoch_of_a_mixture_is_as_long_as_its_sources_together(two: list[Source]) -> None:
+    once = Stream(weighted(two), batch_size=16, seed=3)
+    assert len(keys(once)) == 80
+    assert keys(once)[:10] != keys(Stream(weighted(two), batch_size=16, seed=3))[:10]  # the second epoch is another
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"weight": 1.0}, "some sources have a weight and some have none"), ({"window": 3}, "need one window")],
+)
+def test_mixtures_that_say_nothing_clear_are_refused(two: list[Source], change: dict[str, Any], told: str) -> None:
+    with pytest.raises(MmclError, match=told):
+        Stream([two[0].model_copy(update=change), two[1]], batch_size=4)
+
+
+def captioned(tmp_path: Path) -> Path:
+    return written(
+        tmp_path / "c",
+        [
+            {"__key__": "a", "txt": "one\ntwo\n\nthree", "json": {"captions": {"en": ["x", "y"]}, "label": 3}},
+            {"__key__": "b", "txt": "single", "json": {"captions": {"en": "z"}, "label": 4}},
+            {"__key__": "c", "txt": " \n ", "json": {"captions": {"en": [" ", ""]}}},
+        ],
+    )
+
+
+@pytest.mark.parametrize("where", ["txt:lines", "json:captions.en"])
+def test_captions_first_random_and_all(tmp_path: Path, where: str) -> None:
+    folder = captioned(tmp_path)
+    several = ["one", "two", "three"] if where == "txt:lines" else ["x", "y"]
+    last = "single" if where == "txt:lines" else "z"
+
+    def column(captions: str, epochs: int = 1) -> list[Any]:
+        s = mmcl.data.stream(folder, {"text": where}, batch_size=3, shuffle=False, captions=captions)
+        return [batch["text"] for _ in range(epochs) for batch in s]
+
+    assert column("first") == [[several[0], last, None]]
+    assert column("all") == [[several, [last], None]]
+    drawn = column("random", epochs=40)
+    assert {row[0] for row in drawn} == set(several)
+    assert {row[1] for row in drawn} == {last}
+
+
+class Letters(Transform):
+    """The length of a text."""
+
+    def empty(self, rows: int) -> Tensor:
+        return torch.empty(rows, 1)
+
+    def __call__(self, value: str, draw: Any, out: Tensor) -> None:
+        out[0] = len(value)
+
+
+def test_all_captions_are_rows_that_are_counted(tmp_path: Path) -> None:
+    folder = captioned(tmp_path)
+    source = Source(shards=str(folder), modalities={"text": "txt:lines", "label": "json:label"}, captions="all")
+    (batch,) = list(Stream(source, batch_size=3, shuffle=False, transforms={"text": Letters()}))
+    assert batch["text"][:, 0].tolist() == [3, 3, 5, 6]
+    assert batch.counts["text"].tolist() == [3, 1, 0]
+    assert batch.present["text"].tolist() == [True, True, False]
+
+
+def test_a_modality_that_may_be_missing_is_not_bad_and_a_broken_one_is(tmp_path: Path) -> None:
+    samples = [
+        {"__key__": "both", "txt": "a", "png": picture(1)},
+        {"__key__": "text", "txt": "b"},
+        {"__key__": "broken", "txt": "c", "png": b"no picture"},
+    ]
+    folder = written(tmp_path / "s", samples)
+    source = Source(shards=str(folder), modalities={"image": "png", "text": "txt"}, optional=["image"])
+    (batch,) = list(Stream(source, batch_size=3, shuffle=False))
+    assert batch.present["image"].tolist() == [True, False, False]
+    assert [(b.key, b.reason) for b in batch.bad] == [("broken", "image cannot be decoded (UnidentifiedImageError)")]
+
+
+@pytest.mark.parametrize("said", ["pyd", "jpg;pkl", "pth"])
+def test_members_that_would_run_code_are_refused(shards: Path, said: str) -> None:
+    with pytest.raises(MmclError, match="would run code"):
+        mmcl.data.stream(shards, modalities={"image": said}, batch_size=4)
+
+
+def test_problems_of_the_shards_are_told_once_by_the_first_process(tmp_path: Path) -> None:
+    folder = texts(tmp_path / "s", "a", 30)
+    cut = folder / "00001.tar"
+    cut.write_bytes(cut.read_bytes()[:-12_000])
+    (folder / "manifest.json").unlink()
+    source = Source(shards=str(folder), modalities={"text": "txt"}, window=2)
+    told = [[bad for batch in Stream(source, batch_size=6, share=(rank, 2)) for bad in batch.bad] for rank in range(2)]
+    assert [(bad.shard, bad.modality) for bad in told[0]] == [(str(cut), "")]
+    assert told[1] == []
+
+
+def test_shards_that_vanish_end_the_stream_with_their_name(tmp_path: Path) -> None:
+    folder = texts(tmp_path / "s", "a", 30)
+    source = Source(shards=str(folder), modalities={"text": "txt"}, window=1)
+    running = iter(Stream(source, batch_size=5, workers=1))
+    next(running)
+    for shard in folder.glob("*.tar"):
+        shard.unlink()
+    with pytest.raises(MmclError, match=r"\.tar is not there any more"):
+        list(running)
+
+
+def test_the_first_shards_may_lack_a_modality_that_later_ones_have(tmp_path: Path) -> None:
+    texts(tmp_path / "s" / "a", "a", 5)
+    written(tmp_path / "s" / "b", [{"__key__": "b", "txt": "b", "png": picture(1)}])
+    batches = list(mmcl.data.stream(tmp_path / "s", {"image": "png", "text": "txt"}, batch_size=6, shuffle=False))
+    assert batches[0].present["image"].tolist() == [False] * 5 + [True]
+
+
+def test_shards_without_samples_are_told(tmp_path: Path) -> None:
+    from tests.data.test_index import tar
+
+    tar(tmp_path / "a.tar", [])
+    with pytest.raises(MmclError, match="hold no samples"):
+        mmcl.data.stream(tmp_path, {"text": "txt"}, batch_size=2)

@@ -1,0 +1,303 @@
+"""Where in a shard the members of its samples lie, so that a sample is one read at an offset."""
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+import tarfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from mmcl.errors import MmclError
+
+FORMAT = 3
+SUFFIX = ".index.safetensors"
+BLOCK = 512  # of a tar
+CACHE = "MMCL_CACHE"  # names the folder for what cannot lie beside the shards
+TENSORS = ("names", "name_ends", "first", "extension", "offset", "size")
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The samples of a shard in the order of the tar, as a few arrays.
+
+    Member ``i`` is ``extensions[extension[i]]``, ``size[i]`` bytes at ``offset[i]``; sample ``n`` has the members
+    ``first[n]`` to ``first[n + 1]``; its key ends at ``name_ends[n]`` in ``names``.
+    """
+
+    extensions: list[str]
+    problems: list[tuple[str, str]]  # (key, reason) of what cannot be read
+    names: np.ndarray
+    name_ends: np.ndarray
+    first: np.ndarray
+    extension: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.name_ends)
+
+    def key(self, sample: int) -> str:
+        """Key of a sample."""
+        start = int(self.name_ends[sample - 1]) if sample else 0
+        return self.names[start : int(self.name_ends[sample])].tobytes().decode("utf-8", "backslashreplace")
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Keys of all samples."""
+        return [self.key(n) for n in range(len(self))]
+
+    def members(self, sample: int) -> dict[str, tuple[int, int]]:
+        """Extension -> (offset, size) of a sample's members."""
+        low, high = int(self.first[sample]), int(self.first[sample + 1])
+        kinds, offsets, sizes = (x[low:high].tolist() for x in (self.extension, self.offset, self.size))
+        return {self.extensions[k]: (o, s) for k, o, s in zip(kinds, offsets, sizes, strict=True)}
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes whenever a key, an offset or a size does; times and places do not matter."""
+        digest = hashlib.blake2b(json.dumps(self.extensions).encode(), digest_size=16)
+        for name in TENSORS:
+            digest.update(np.ascontiguousarray(getattr(self, name)).data)
+        return digest.hexdigest()
+
+
+def load_index(shard: Path) -> ShardIndex:
+    """Index of a shard: a stored one that fits, or one pass over the tar, stored for the next time.
+
+    It lies beside the shard, or, where nothing can be written there, in a folder of the user's cache (``MMCL_CACHE``).
+
+    Raises:
+        MmclError: the file is no tar at all.
+    """
+    signed = signature(shard)
+    for stored in index_paths(shard):
+        index = _read(stored, signed)
+        if index is not None:
+            return index
+    index = scan(shard)
+    write_index(shard, index)
+    return index
+
+
+def stored_count(shard: Path) -> int | None:
+    """Samples of a shard as a stored index that fits says, without loading it."""
+    for stored in index_paths(shard):
+        header = _header(stored)
+        if header is not None and header["tar"] == signature(shard):
+            return int(header["samples"])
+    return None
+
+
+def index_paths(shard: Path) -> list[Path]:
+    """Where the index of a shard may lie."""
+    cache = os.environ.get(CACHE) or platformdirs.user_cache_dir("mmcl")
+    place = hashlib.blake2b(str(shard.resolve()).encode(), digest_size=16).hexdigest()
+    return [shard.with_name(shard.name + SUFFIX), Path(cache) / "indexes" / f"{place}{SUFFIX}"]
+
+
+def write_index(shard: Path, index: ShardIndex) -> None:
+    """Store an index beside its shard or in the cache; where neither is allowed, it is made again the next time."""
+    header = {
+        "format": FORMAT,
+        "tar": signature(shard),
+        "samples": len(index),
+        "digest": index.digest,
+        "extensions": index.extensions,
+        "problems": index.problems,
+    }
+    said = json.dumps(header)
+    content = save_tensors({name: getattr(index, name) for name in TENSORS}, {"mmcl": f"{_sum(said)} {said}"})
+    for path in index_paths(shard):
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            os.replace(partial, path)
+            return
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def signature(shard: Path) -> str:
+    """Size, and a hash of the first and the last blocks, where names, sizes and times of members stand."""
+    size = shard.stat().st_size
+    with shard.open("rb", buffering=0) as file:
+        head = os.pread(file.fileno(), 8 * BLOCK, 0)
+        tail = os.pread(file.fileno(), 64 * BLOCK, max(size - 64 * BLOCK, 0))
+    return f"{size}-{hashlib.blake2b(head + tail, digest_size=8).hexdigest()}"
+
+
+def _header(stored: Path) -> dict | None:
+    try:
+        with stored.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            checksum, _, said = json.loads(file.read(min(length, 1 << 30)))["__metadata__"]["mmcl"].partition(" ")
+            header = json.loads(said)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        struct.error,
+        MemoryError,
+    ):  # not there, or not whole
+        return None
+    return header if checksum == _sum(said) and header["format"] == FORMAT else None
+
+
+def _sum(said: str) -> str:
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def _read(stored: Path, signed: str) -> ShardIndex | None:
+    header = _header(stored)
+    if header is None or header["tar"] != signed:
+        return None
+    try:
+        tensors = load_tensors(stored.read_bytes())
+        index = ShardIndex(
+            header["extensions"], [(k, r) for k, r in header["problems"]], *(tensors[n] for n in TENSORS)
+        )
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return index if index.digest == header["digest"] else None
+
+
+class _Members:
+    """Collects the members of a tar by sample."""
+
+    def __init__(self) -> None:
+        self.samples: dict[bytes, dict[str, tuple[int, int]]] = {}
+        self.problems: list[tuple[str, str]] = []
+
+    def add(self, member: tarfile.TarInfo, size: int) -> bool:
+        """Take up a member of a shard of ``size`` bytes; False where the shard is cut before its end.
+
+        A key is the path up to the first dot of the file's name, its extension the rest in lower case.
+        """
+        folder, _, name = member.name.rpartition("/")
+        stem, _, extension = name.partition(".")
+        extension = extension.lower()
+        if member.isdir() or not stem or not extension:
+            return True
+        key = (f"{folder}/{stem}" if folder else stem).encode("utf-8", "surrogateescape")
+        if not member.isreg() or member.issparse():
+            self.say(key, f"{extension}: a link or another special member; write files as they are (tar -h, no -S)")
+        elif member.offset_data + member.size > size:
+            self.say(key, f"{extension}: the shard is cut before the member's end")
+            return False
+        elif extension in self.samples.setdefault(key, {}):
+            self.say(key, f"{extension}: a second member of this name; the first one is used")
+        else:
+            self.samples[key][extension] = (member.offset_data, member.size)
+        return True
+
+    def say(self, key: bytes, reason: str) -> None:
+        """Note what cannot be read."""
+        self.problems.append((key.decode("utf-8", "backslashreplace"), reason))
+
+    @property
+    def last(self) -> bytes:
+        """Key of the sample that came last."""
+        return next(reversed(self.samples), b"")
+
+    def index(self) -> ShardIndex:
+        """What was collected, as arrays."""
+        samples = {key: members for key, members in self.samples.items() if members}
+        numbers: dict[str, int] = {}
+        kinds, offsets, sizes, first = array("I"), array("Q"), array("Q"), array("Q", [0])
+        for members in samples.values():
+            for extension, (offset, size) in members.items():
+                kinds.append(numbers.setdefault(extension, len(numbers)))
+                offsets.append(offset)
+                sizes.append(size)
+            first.append(len(kinds))
+        return ShardIndex(
+            extensions=list(numbers),
+            problems=self.problems,
+            names=np.frombuffer(b"".join(samples), np.uint8),
+            name_ends=np.cumsum([len(key) for key in samples], dtype=np.uint64),
+            first=np.frombuffer(first, np.uint64),
+            extension=np.frombuffer(kinds, np.uint32),
+            offset=np.frombuffer(offsets, np.uint64),
+            size=np.frombuffer(sizes, np.uint64),
+        )
+
+
+def scan(shard: Path) -> ShardIndex:
+    """Index of a tar by one pass over its headers. Tars that were written one after the other are read as one.
+
+    Raises:
+        MmclError: the file is no tar at all.
+    """
+    found = _Members()
+    size = shard.stat().st_size
+    with shard.open("rb") as file:
+        start = 0
+        while start < size:
+            try:
+                end = _scan_one(file, start, size, found)
+                following = None if end is None else _next_archive(file, end)
+                if following is not None and following == end:  # tarfile stops there without a word
+                    raise tarfile.ReadError("damaged header")
+            except (tarfile.TarError, ValueError, OverflowError) as error:
+                if not found.samples:
+                    raise MmclError(
+                        f"{shard}: this is no uncompressed tar ({error}). Shards are plain .tar files."
+                    ) from None
+                found.say(found.last, f"the shard cannot be read beyond this sample ({error})")
+                break
+            if end is None:
+                break
+            if following is None:
+                if size - end < 2 * BLOCK:
+                    found.say(found.last, "the shard ends without an end mark; samples after this one may be missing")
+                break
+            found.say(found.last, "the shard goes on after an end mark; it was read on")
+            start = following
+    return found.index()
+
+
+def _scan_one(file, start: int, size: int, found: _Members) -> int | None:
+    """Take up one archive; where it ends, or None where the shard is cut."""
+    file.seek(start)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in _walk(tar):
+            if not found.add(member, size):
+                return None
+        return tar.offset
+
+
+def _walk(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    before = -1
+    while (member := tar.next()) is not None:
+        if member.size < 0 or tar.offset <= before:  # it would be read for ever
+            raise tarfile.ReadError("damaged header")
+        before = tar.offset
+        tar.members = []  # type: ignore[attr-defined]  # or it would remember all of them
+        yield member
+
+
+def _next_archive(file, end: int) -> int | None:
+    """Where bytes follow after the zero blocks that end an archive."""
+    file.seek(end)
+    place = end
+    while chunk := file.read(1 << 20):
+        if any(chunk):
+            nonzero = next(i for i, byte in enumerate(chunk) if byte)
+            return place + nonzero // BLOCK * BLOCK
+        place += len(chunk)
+    return None

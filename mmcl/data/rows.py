@@ -1,0 +1,202 @@
+"""Samples to the rows of a batch."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcl.data.order import draws
+from mmcl.data.pool import Ref, Shard, ShardSet
+from mmcl.data.remote import is_remote
+from mmcl.data.shards import is_pipe
+from mmcl.data.source import TEXTS, Choice, Selector, Source, chosen, plain
+from mmcl.errors import BadSampleError, MmclError
+from mmcl.types import Bad, Draw, Transform
+
+
+class Filled:
+    """The rows of one batch, as threads fill them in.
+
+    Args:
+        rows: how many.
+        columns: by modality, with room for them: a tensor where a transform made it, a list otherwise.
+    """
+
+    def __init__(self, rows: int, columns: dict[str, Any]) -> None:
+        self.columns = columns
+        self.present = {modality: np.zeros(rows, bool) for modality in columns}
+        self.keys, self.ids = [""] * rows, [0] * rows
+        self.bad: list[list[Bad]] = [[] for _ in range(rows)]
+
+
+class Reader:
+    """Reads, decodes and transforms the samples of a stream's shards.
+
+    Args:
+        sources: of the shards.
+        of_shard: number of the source of each shard.
+        seed: of the draws.
+        transforms: by modality.
+
+    Raises:
+        MmclError: a source does not say where a modality lies in words that mean something.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], of_shard: Sequence[int], seed: int, transforms: Mapping[str, Transform]
+    ) -> None:
+        self.sources, self.of_shard, self.seed, self.transforms = list(sources), of_shard, seed, dict(transforms)
+        self.selectors = [
+            {m: Selector.parse(said, f"data: {m}") for m, said in source.modalities.items()} for source in sources
+        ]
+        self.identities = [
+            None if s.identity is None else Selector.parse(s.identity, "data: identity") for s in sources
+        ]
+        self.modalities = list(dict.fromkeys(m for source in sources for m in source.modalities))
+        # the rows of a sample's captions are counted where all of them are asked for
+        self.ragged = {m for s in sources if s.captions == "all" for m in s.modalities if _is_text(s.modalities[m])}
+        self._where: dict[str, tuple[int, int] | None] | None = None
+
+    def empty(self, rows: int) -> Filled:
+        """Room for some rows."""
+        columns = {
+            m: self.transforms[m].empty(rows) if m in self.transforms and m not in self.ragged else [None] * rows
+            for m in self.modalities
+        }
+        return Filled(rows, columns)
+
+    def fill(self, refs: Sequence[Ref | None], filled: Filled, start: int) -> None:
+        """Fill the rows from ``start`` on."""
+        for row, ref in enumerate(refs, start):
+            if ref is not None:
+                self._fill(ref, filled, row)
+
+    def finish(self, filled: Filled) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+        """Columns, presence and counts of a batch whose rows are all filled."""
+        present = {m: torch.from_numpy(there) for m, there in filled.present.items()}
+        columns, counts = dict(filled.columns), {}
+        for m, transform in self.transforms.items():
+            if m not in columns:
+                continue
+            if m in self.ragged:
+                rows = [piece for piece in columns[m] if piece is not None]
+                counts[m] = torch.tensor([0 if piece is None else len(piece) for piece in columns[m]])
+                columns[m] = torch.cat(rows) if rows else transform.empty(0)
+            everything = torch.ones(len(columns[m]), dtype=torch.bool) if m in self.ragged else present[m]
+            columns[m] = transform.finish(columns[m], everything)
+        return columns, present, counts
+
+    def check(self, shards: ShardSet) -> None:
+        """See that every source's modalities are there, as far as its shards can be opened for nothing.
+
+        Raises:
+            MmclError: no sample of a source has a modality, or there are no samples.
+        """
+        for number, source in enumerate(self.sources):
+            mine = [n for n, of in enumerate(self.of_shard) if of == number]
+            urls = [shards.listed[n].url for n in mine]
+            if not any(is_remote(url) or is_pipe(url) for url in urls):
+                self._check_source(source, self.selectors[number], (shards.open(n) for n in mine))
+
+    def raw(self, shards: ShardSet, key: str, modality: str) -> tuple[str, bytes]:
+        """(extension, bytes) of a modality of one sample, undecoded.
+
+        Raises:
+            MmclError: no shard, or more than one, has the key.
+        """
+        if self._where is None:
+            self._where = {}
+            for number in range(len(shards.listed)):
+                for sample, found in enumerate(shards.open(number).index.keys):
+                    self._where[found] = None if found in self._where else (number, sample)
+        place = self._where.get(key)
+        if place is None:
+            several = "several shards have" if key in self._where else "no shard has"
+            raise MmclError(f"data: {several} a sample {key!r}.")
+        shard, sample = shards.open(place[0]), place[1]
+        members = shard.members(sample)
+        choice = self.selectors[self.of_shard[shard.number]][modality].find(members)
+        assert choice is not None, f"{key} has no {modality}"
+        return choice.kind, shard.read([members[choice.extension]])[0]
+
+    def _fill(self, ref: Ref, filled: Filled, row: int) -> None:
+        shard, number = ref.shard, self.of_shard[ref.shard.number]
+        key, members = shard.key(ref.sample), shard.members(ref.sample)
+        choices = {m: selector.find(members) for m, selector in self.selectors[number].items()}
+        identity = self.identities[number]
+        who = identity.find(members) if identity else None
+        wanted = list({c.extension: None for c in (*choices.values(), who) if c is not None})
+        data = dict(zip(wanted, shard.read([members[e] for e in wanted]), strict=True))
+        filled.keys[row] = key
+        filled.ids[row] = _number(_identity(who, data) or f"{shard.number}/{key}")
+        for modality, choice in choices.items():
+            try:
+                if choice is None:
+                    raise BadSampleError(f"no {' or '.join(self.selectors[number][modality].extensions)}")
+                draw = partial(_generator, self.seed, ref.epoch, shard.number, key, modality)
+                self._put(
+                    choice.decode(data[choice.extension]), modality, draw, filled, row, self.sources[number].captions
+                )
+                filled.present[modality][row] = True
+            except BadSampleError as error:
+                if choice is not None or modality not in self.sources[number].optional:
+                    filled.bad[row].append(Bad(shard.url, key, modality, str(error)))
+
+    def _put(self, value: Any, modality: str, draw: Draw, filled: Filled, row: int, policy: str) -> None:
+        column, transform = filled.columns[modality], self.transforms.get(modality)
+        if isinstance(value, list):
+            value = chosen(value, policy, draw)
+        if transform is None:
+            column[row] = plain(value)
+        elif modality in self.ragged:
+            texts = value if isinstance(value, list) else [value]
+            column[row] = transform.empty(len(texts))
+            for place, text in enumerate(texts):
+                transform(text, draw, column[row][place])
+        else:
+            transform(value, draw, column[row])
+
+    def _check_source(self, source: Source, selectors: dict[str, Selector], shards: Iterable[Shard]) -> None:
+        missing, members, samples = set(selectors) - set(source.optional), set(), 0
+        for shard in shards:
+            samples += len(shard)
+            members.update(shard.index.extensions)
+            missing = {m for m in missing if not members.intersection(selectors[m].extensions)}
+            if samples and not missing:
+                return
+        if not samples:
+            raise MmclError(f"data: the shards of {source.shards} hold no samples.")
+        m = sorted(missing)[0]
+        shown = ", ".join(sorted(members)[:20]) + (", ..." if len(members) > 20 else "")
+        raise MmclError(
+            f"data: no sample of {source.shards} has {m} ({source.modalities[m]}); their members are: {shown}. "
+            f"Correct `modalities`, or leave {m} out."
+        )
+
+
+def _is_text(said: str) -> bool:
+    value = Selector.parse(said, "data").choices[0]
+    return value.kind == "json" or value.kind in TEXTS
+
+
+def _identity(choice: Choice | None, data: Mapping[str, bytes]) -> str | None:
+    """What a sample says it shows; one that does not say is only itself."""
+    if choice is None:
+        return None
+    try:
+        value = choice.decode(data[choice.extension])
+    except BadSampleError:
+        return None
+    return value[0] if isinstance(value, list) else None
+
+
+def _number(who: str) -> int:
+    return int.from_bytes(hashlib.blake2b(who.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _generator(*what: int | str) -> np.random.Generator:
+    return np.random.Generator(draws(*what))

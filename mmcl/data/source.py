@@ -1,0 +1,191 @@
+"""What a recipe says of its data, and what is taken from a sample for it."""
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mmcl.errors import BadSampleError, MmclError
+from mmcl.media import Picture, Sound
+from mmcl.registry import Spec
+
+IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif"}
+SOUNDS = {"wav", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif", "au", "w64", "caf"}
+TEXTS = {"txt", "text", "caption", "cls", "transcript"}
+PICKLED = {"pyd", "pickle", "pkl", "pth", "pt", "npz", "ten", "joblib"}
+
+
+class SampleWindow(Spec):
+    """A window that is counted in samples."""
+
+    samples: Annotated[int, Field(ge=1)]
+    """Shards are taken until they hold as many."""
+
+
+Window = Annotated[int, Field(ge=1)] | SampleWindow
+
+
+class Source(Spec):
+    """Shards, and where the modalities lie in their samples."""
+
+    shards: str | list[str]
+    """Files, folders, URLs; braces and globs."""
+    modalities: dict[str, str]
+    """Modality -> members (`jpg;png`, the first that a sample has), a field of a JSON member (`json:caption`,
+    `json:captions.fr`) or the lines of a text (`txt:lines`)."""
+    identity: str | None = None
+    """A field whose equal values mean that samples show the same thing; the sample's key unless told."""
+    captions: Literal["first", "random", "all"] = "random"
+    """Of several texts of one sample: the first, one that is drawn every time, or all of them."""
+    optional: list[str] = []
+    """Modalities that a sample may lack without being counted as bad."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Share of the samples that come from here, where there are several sources; in proportion to their sizes unless
+    told."""
+    window: Window = 16
+    """Shards whose samples are shuffled together, or `{samples: N}`."""
+
+    def fixed(self, **more: str) -> "Source":
+        """The same for measuring: nothing is drawn, and further fields are read, which a sample may lack."""
+        captions = "first" if self.captions == "random" else self.captions
+        fields = {**self.modalities, **more}
+        return self.model_copy(update={"captions": captions, "modalities": fields, "optional": [*self.optional, *more]})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One place where a modality may lie: a member, or a field in it."""
+
+    extension: str
+    field: str | None
+
+    @property
+    def kind(self) -> str:
+        """Last part of the extension, by which it is decoded."""
+        return self.extension.rpartition(".")[2]
+
+    def decode(self, data: bytes) -> "Picture | Sound | Tensor | list[str]":
+        """Value of the member: a list where it is text.
+
+        Raises:
+            BadSampleError: it cannot be decoded.
+        """
+        if self.kind in IMAGES:
+            return Picture(data)
+        if self.kind in SOUNDS:
+            return Sound(data)
+        if self.kind == "npy":
+            return array(data)
+        if self.kind == "json" and self.field is not None:
+            return json_field(data, self.field)
+        return lines(data) if self.field == "lines" else [text(data)]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Where a modality lies in a sample, from what a recipe says: the first of some choices that a sample has."""
+
+    choices: tuple[Choice, ...]
+
+    @classmethod
+    def parse(cls, said: str, where: str) -> "Selector":
+        """Read ``jpg;png``, ``json:caption``, ``txt:lines`` or ``txt;json:caption``.
+
+        Raises:
+            MmclError: it is neither, or mmcl has no decoder for it.
+        """
+        choices = []
+        for part in said.split(";"):
+            extension, colon, field = part.strip().partition(":")
+            choice = Choice(extension.lstrip(".").lower(), field or None)
+            if choice.kind in PICKLED:
+                raise MmclError(f"{where}: a .{choice.kind} member would run code when it is read; use npy or json.")
+            known = choice.kind in IMAGES | SOUNDS | TEXTS | {"json", "npy"}
+            if not known or (colon and choice.kind != "json" and not (field == "lines" and choice.kind in TEXTS)):
+                raise MmclError(
+                    f"{where}: {said!r} does not say where a modality lies. Write members, as in `jpg;png` "
+                    f"({', '.join(sorted(IMAGES | SOUNDS | TEXTS | {'npy'}))}), a field of a JSON member, as in "
+                    "`json:caption`, or the lines of a text, as in `txt:lines`."
+                )
+            choices.append(choice)
+        return cls(tuple(choices))
+
+    @property
+    def extensions(self) -> list[str]:
+        """Of all choices."""
+        return [choice.extension for choice in self.choices]
+
+    def find(self, members: Iterable[str]) -> Choice | None:
+        """The first choice that a sample with these members has."""
+        return next((choice for choice in self.choices if choice.extension in members), None)
+
+
+def chosen(texts: list[str], policy: str, draw: Callable[[], np.random.Generator]) -> "str | list[str]":
+    """The text, or texts, of a sample that a policy takes."""
+    if policy == "all":
+        return texts
+    return texts[0] if policy == "first" or len(texts) == 1 else texts[int(draw().integers(len(texts)))]
+
+
+def plain(value: Any) -> Any:
+    """A decoded value for who has no transform: (3, height, width) uint8, or (samples, rate), or what it is."""
+    if isinstance(value, Picture):
+        return torch.from_numpy(value.array()).permute(2, 0, 1)
+    if isinstance(value, Sound):
+        return torch.from_numpy(value.read()), value.rate
+    return value
+
+
+def text(data: bytes) -> str:
+    """Text from UTF-8."""
+    try:
+        value = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise BadSampleError("text is not UTF-8") from None
+    if not value:
+        raise BadSampleError("empty text")
+    return value
+
+
+def lines(data: bytes) -> list[str]:
+    """Lines of a text that are not empty."""
+    return [line.strip() for line in text(data).split("\n") if line.strip()]
+
+
+def json_field(data: bytes, field: str) -> list[str]:
+    """A field of a JSON object, as texts: one, or those of a list. Dots lead into objects within it."""
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadSampleError("JSON cannot be read") from None
+    value = _lookup(record, field)
+    found = value if isinstance(value, list) else [value]
+    texts = [str(v).strip() for v in found if isinstance(v, str | int | float)]
+    if not any(texts):
+        raise BadSampleError(f"no text in JSON field {field!r}")
+    return [t for t in texts if t]
+
+
+def _lookup(record: Any, field: str) -> Any:
+    if isinstance(record, dict) and field in record:
+        return record[field]
+    first, dot, rest = field.partition(".")
+    return _lookup(record[first], rest) if dot and isinstance(record, dict) and first in record else None
+
+
+def array(data: bytes) -> Tensor:
+    """Numbers of an .npy file, as float32."""
+    try:
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+        tensor = torch.from_numpy(np.asarray(values).astype(np.float32))
+    except Exception as error:  # numpy's reader raises whatever it meets
+        raise BadSampleError(f"array cannot be read ({type(error).__name__})") from None
+    if not tensor.isfinite().all():
+        raise BadSampleError("array is not finite")
+    return tensor

@@ -1,0 +1,7 @@
+"""Encoded pictures and sounds: opened by their headers, decoded as far as they are used."""
+
+from mmcl.media.audio import Sound
+from mmcl.media.image import Box, Picture
+from mmcl.media.transforms import AudioTransform, ImageTransform
+
+__all__ = ["AudioTransform", "Box", "ImageTransform", "Picture", "Sound"]

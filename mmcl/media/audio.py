@@ -1,0 +1,98 @@
+"""Sounds: a header first, then the samples of a stretch at the rate that is asked for."""
+
+import io
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from mmcl.errors import BadSampleError
+
+MAX_SAMPLES = 1 << 28  # read at once, over all channels: a gigabyte in float32
+RATES = (1_000, 1_000_000)  # a header outside this is damaged
+
+
+class Sound:
+    """An encoded or decoded sound, seen as one channel (the mean of all) of float32 in [-1, 1].
+
+    Read by libsndfile: wav, flac, ogg (vorbis, opus), mp3, aiff and more, from the stretch that is asked for on.
+    Resampled by soxr at its high quality.
+
+    Args:
+        data: bytes of a file in any format that libsndfile reads.
+
+    Raises:
+        BadSampleError: they are no sound, or one without samples.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if not data:
+            raise BadSampleError("empty audio")
+        self._samples: NDArray[np.float32] | None = None
+        try:
+            self._file = soundfile.SoundFile(io.BytesIO(data))
+        except Exception as error:
+            raise BadSampleError(f"audio cannot be decoded ({type(error).__name__})") from None
+        self.rate, self.frames, self.channels = self._file.samplerate, self._file.frames, self._file.channels
+        self._check()
+
+    @classmethod
+    def of(cls, samples: NDArray[np.float32], rate: int) -> "Sound":
+        """A sound that is decoded already.
+
+        Args:
+            samples: (frames,) or (frames, channels).
+            rate: frames per second.
+        """
+        sound = cls.__new__(cls)
+        wide = samples if samples.ndim == 2 else samples[:, None]
+        sound._samples = wide
+        sound.rate, (sound.frames, sound.channels) = rate, wide.shape
+        sound._check()
+        return sound
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return self.frames / self.rate
+
+    def read(self, rate: int | None = None, start: float = 0.0, seconds: float | None = None) -> NDArray[np.float32]:
+        """Samples of a stretch: (frames,).
+
+        Args:
+            rate: frames per second; the sound's own unless told.
+            start: in seconds.
+            seconds: up to the end unless told; fewer samples come where the sound ends before.
+
+        Raises:
+            BadSampleError: the bytes cannot be decoded, or hold numbers that are not finite.
+        """
+        first = min(round(start * self.rate), self.frames)
+        count = self.frames - first if seconds is None else min(round(seconds * self.rate), self.frames - first)
+        if count * self.channels > MAX_SAMPLES:
+            raise BadSampleError(f"audio of more than {MAX_SAMPLES:,} samples")
+        samples = self._read(first, count)
+        if not len(samples):
+            raise BadSampleError("audio without samples")
+        if not np.isfinite(samples).all():
+            raise BadSampleError("audio is not finite")
+        mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+        if rate is None or rate == self.rate:
+            return np.ascontiguousarray(mono)
+        return soxr.resample(np.ascontiguousarray(mono), self.rate, rate, quality="HQ")
+
+    def _read(self, first: int, count: int) -> NDArray[np.float32]:
+        if self._samples is not None:
+            return self._samples[first : first + count]
+        try:
+            self._file.seek(first)
+            return np.asarray(self._file.read(count, dtype="float32", always_2d=True), np.float32)
+        except Exception as error:
+            raise BadSampleError(f"audio cannot be decoded ({type(error).__name__})") from None
+
+    def _check(self) -> None:
+        if self.frames < 1 or self.channels < 1:
+            raise BadSampleError("audio without samples")
+        if not RATES[0] <= self.rate <= RATES[1]:
+            raise BadSampleError(f"audio of {self.rate} Hz")

@@ -1,0 +1,140 @@
+"""From a picture or a sound to one row of a batch."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from pydantic import Field
+from torch import Tensor
+
+from mmcl.media.audio import Sound
+from mmcl.media.image import Box, Picture, resize
+from mmcl.types import Draw, Transform
+
+LONG = 8  # a picture whose sides differ by more than this factor is cut to it before it is resized
+Crop = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
+Short = Literal["pad", "repeat", "repeat_pad"]
+
+
+class ImageTransform(Transform):
+    """A picture of any size to a square.
+
+    In training (``crop``) a box is drawn and resized to the square, as torchvision's RandomResizedCrop does; otherwise
+    the shorter side is resized and the middle cut out, as open_clip does for evaluation.
+
+    Args:
+        size: side of the square, in pixels.
+        crop: smallest and largest share of the area that a box covers; None cuts out the middle.
+        shift: the square is moved by up to this share of its side, in whole pixels; its edge fills the gap.
+        exact: decode at full size also in training. Otherwise a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size
+            where the box stays at least as large as the square, and the box moves by less than that many pixels.
+    """
+
+    def __init__(self, size: int, crop: Crop | None = None, shift: float = 0.0, exact: bool = False) -> None:
+        self.size, self.shift, self.exact = size, shift, exact
+        self.crop = None if crop == (1.0, 1.0) else crop
+        self.draws = bool(self.crop or shift)
+
+    def empty(self, rows: int) -> UInt8[Tensor, "rows 3 size size"]:
+        """Room for a batch; channels lie last in memory."""
+        return torch.empty(rows, self.size, self.size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+
+    def __call__(self, value: Picture, draw: Draw, out: UInt8[Tensor, "3 size size"]) -> None:
+        """Fill one row."""
+        rng = draw() if self.draws else None
+        square = out.permute(1, 2, 0)
+        if rng is not None and self.crop is not None:
+            box = draw_box(value.height, value.width, self.crop, rng)
+            if not self.exact:
+                box = value.aligned(box, self.size, self.size)
+            value.resized(box, square, exact=self.exact)
+        else:
+            middle(value, square)
+        if rng is not None and self.shift:
+            move(square, self.shift, rng)
+
+
+class AudioTransform(Transform):
+    """A sound of any length and rate to one channel of a fixed length.
+
+    Only the stretch that is used is decoded. Shorter sounds are filled up: with silence (``pad``), by repeating them
+    to the last sample (``repeat``), or by as many whole repeats as fit and then silence (``repeat_pad``, as CLAP does).
+
+    Args:
+        rate: frames per second.
+        seconds: length.
+        crop: where the stretch of a longer sound lies; ``random`` draws it.
+        short: what fills up shorter sounds.
+    """
+
+    def __init__(
+        self,
+        rate: int,
+        seconds: float,
+        crop: Literal["random", "start", "middle"] = "random",
+        short: Short = "pad",
+    ) -> None:
+        self.rate, self.seconds, self.crop, self.short = rate, seconds, crop, short
+        self.frames = round(rate * seconds)
+
+    def empty(self, rows: int) -> Float[Tensor, "rows frames"]:
+        """Room for a batch."""
+        return torch.empty(rows, self.frames)
+
+    def __call__(self, value: Sound, draw: Draw, out: Float[Tensor, " frames"]) -> None:
+        """Fill one row."""
+        spare = max(value.seconds - self.seconds, 0.0)
+        share = {"random": draw().random() if spare and self.crop == "random" else 0.0, "start": 0.0, "middle": 0.5}
+        stretch = value.read(self.rate, share[self.crop] * spare, self.seconds + 2 / self.rate)  # resampling may round
+        samples = torch.from_numpy(stretch)[: self.frames]
+        count = len(samples)
+        if count == 0:  # shorter than one frame at this rate
+            samples, count = torch.zeros(1), 1
+        repeats = {"pad": 1, "repeat": -(-self.frames // count), "repeat_pad": self.frames // count}[self.short]
+        filled = samples.repeat(repeats)[: self.frames]
+        out[: len(filled)] = filled
+        out[len(filled) :] = 0.0
+
+
+def draw_box(height: int, width: int, area: tuple[float, float], rng: np.random.Generator) -> Box:
+    """A box of a share of the area and of an aspect ratio between 3/4 and 4/3, as torchvision draws it."""
+    for _ in range(10):
+        share = rng.uniform(*area) * height * width
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round((share * ratio) ** 0.5), round((share / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))  # the middle, as long as is allowed
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def middle(picture: Picture, out: UInt8[Tensor, "size size 3"]) -> None:
+    """Shorter side to the square's, then the middle: the numbers of torchvision's Resize and CenterCrop."""
+    size, short, long = out.shape[0], *sorted((picture.height, picture.width))
+    if short == long:
+        return picture.resized(Box(0, 0, short, long), out)
+    pixels = torch.from_numpy(picture.view())
+    if long > LONG * short:  # or a line of 1 x 5,000 pixels would become one of 224 x 1,120,000
+        cut = (long - LONG * short) // 2
+        along = 0 if picture.height == long else 1
+        pixels, long = pixels.narrow(along, cut, LONG * short), LONG * short
+    longer = int(size * long / short)
+    height, width = (longer, size) if pixels.shape[0] == long else (size, longer)
+    whole = torch.empty(height, width, 3, dtype=torch.uint8)
+    resize(pixels, whole)
+    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+    out.copy_(whole[top : top + size, left : left + size])
+    return None
+
+
+def move(square: UInt8[Tensor, "size size 3"], share: float, rng: np.random.Generator) -> None:
+    """Move a picture by whole pixels, in its place; its edge fills the gap."""
+    size = square.shape[0]
+    most = round(share * size)
+    down, right = (int(x) for x in rng.integers(-most, most + 1, size=2))
+    channels = square.permute(2, 0, 1)[None].float()
+    padded = F.pad(channels, (most, most, most, most), mode="replicate")[0].to(torch.uint8)
+    moved = padded[:, most - down : most - down + size, most - right : most - right + size]
+    square.copy_(moved.permute(1, 2, 0))

@@ -1,0 +1,83 @@
+"""What of the data could not be used: counted by reason, listed in the run folder, and limited."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from mmcl import distributed
+from mmcl.errors import MmclError
+from mmcl.training.progress import cut_back
+from mmcl.types import Batch
+
+ENOUGH = 1_000  # samples, before a share is judged
+
+
+class BadSamples:
+    """The ledger of one process; totals are over all of them.
+
+    Args:
+        path: where they are listed, a JSON object a line.
+        limit: largest share of samples with something that cannot be used.
+    """
+
+    def __init__(self, path: Path, limit: float) -> None:
+        self.path, self.limit = path, limit
+        self.counts = Counter[str]()  # by reason; those of all processes so far where a run was resumed, on rank 0
+        self.rows = 0  # of this process, with something bad, since the last row of the metrics
+        self._recent = [0, 0]  # bad and all samples of all processes, since the share was judged
+
+    def note(self, batch: Batch, step: int) -> None:
+        """Count and list what could not be used in this process's rows."""
+        self.rows += len({(bad.shard, bad.key) for bad in batch.bad if bad.modality})
+        self.counts.update(bad.reason for bad in batch.bad)
+        if batch.bad:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({"step": step, **bad._asdict()}) + "\n" for bad in batch.bad)
+
+    def judge(self, bad: int, samples: int, step: int) -> None:
+        """See that the share is not too large; every process must be told the same totals.
+
+        Args:
+            bad: samples with something bad since the last call, of all processes.
+            samples: all samples since then.
+            step: for the message.
+
+        Raises:
+            MmclError: it is.
+        """
+        self.rows = 0
+        self._recent = [self._recent[0] + bad, self._recent[1] + samples]
+        bad, samples = self._recent
+        if samples < ENOUGH:
+            return
+        self._recent = [0, 0]
+        if bad > self.limit * samples:
+            raise MmclError(
+                f"step {step}: of the last {samples:,} samples {bad:,} had something that cannot be used "
+                f"(here: {self.summary()}); they are listed in {self.path}. Mend the data or correct its modalities "
+                "(`mmcl data check` shows all of it), name modalities that may be missing as `optional`, or raise "
+                f"data.max_bad from {self.limit}, and resume."
+            )
+
+    def totals(self) -> Counter[str]:
+        """Counts of all processes; a collective."""
+        return sum(distributed.collect(self.counts), Counter[str]())
+
+    def summary(self) -> str:
+        """This process's counts in words."""
+        return in_words(self.counts)
+
+    def restore(self, counts: dict[str, int], step: int) -> None:
+        """Go on from a checkpoint: totals so far, and the list of the steps before."""
+        if distributed.rank() == 0:
+            self.counts = Counter(counts)
+            cut_back(self.path, step - 1)
+
+
+def in_words(counts: Counter[str]) -> str:
+    """The most frequent reasons.
+
+    >>> in_words(Counter({"empty text": 2, "no jpg": 3}))
+    '3 no jpg, 2 empty text'
+    """
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5)) or "none"

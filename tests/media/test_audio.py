@@ -1,0 +1,107 @@
+"""Sounds: the samples of libsndfile and soxr, only of the stretch that is used."""
+
+import io
+from functools import partial
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from mmcl.errors import BadSampleError
+from mmcl.media import AudioTransform, Sound
+
+
+def tone(seconds: float = 2.0, rate: int = 16_000, channels: int = 1) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    sweep = 0.5 * np.sin(2 * np.pi * (200 + 150 * time) * time)
+    return np.stack([sweep / (1 + c) for c in range(channels)], axis=1).astype(np.float32)
+
+
+def encoded(samples: np.ndarray, rate: int = 16_000, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    soundfile.write(out := io.BytesIO(), samples, rate, format=kind, subtype=subtype)
+    return out.getvalue()
+
+
+def row(transform: AudioTransform, sound: Sound, seed: int = 0) -> np.ndarray:
+    (out,) = transform.empty(1)
+    transform(sound, partial(np.random.default_rng, seed), out)
+    return out.numpy()
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "error"),
+    [("WAV", "PCM_16", 1e-4), ("FLAC", None, 1e-4), ("OGG", "VORBIS", 0.05), ("OGG", "OPUS", 0.1), ("MP3", None, 0.05)],
+)
+def test_formats(kind: str, subtype: str | None, error: float) -> None:
+    sound = Sound(encoded(tone(), kind=kind, subtype=subtype))
+    samples = sound.read(16_000)
+    assert abs(sound.seconds - 2.0) < 0.1
+    middle = slice(8_000, 24_000)
+    assert np.abs(samples[middle] - tone()[middle, 0]).max() < error
+
+
+def test_channels_are_averaged_and_rates_are_soxrs_high_quality() -> None:
+    stereo = tone(channels=2, rate=44_100)
+    sound = Sound(encoded(stereo, 44_100, subtype="FLOAT"))
+    expected = soxr.resample(stereo.mean(axis=1), 44_100, 16_000, quality="HQ")
+    np.testing.assert_allclose(sound.read(16_000), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+def test_a_stretch_is_that_of_the_whole(kind: str) -> None:
+    data = encoded(tone(4.0), kind=kind)
+    whole = Sound(data).read()
+    stretch = Sound(data).read(start=1.5, seconds=1.0)
+    np.testing.assert_allclose(stretch, whole[24_000:40_000], atol=1e-4)
+
+
+def test_short_sounds_are_filled_up_as_is_said() -> None:
+    sound = Sound.of(np.arange(1, 5, dtype=np.float32), 4_000)
+    rows = {
+        short: row(AudioTransform(4_000, 10 / 4_000, short=short), sound) for short in ("pad", "repeat", "repeat_pad")
+    }
+    assert rows["pad"].tolist() == [1, 2, 3, 4, 0, 0, 0, 0, 0, 0]
+    assert rows["repeat"].tolist() == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
+    assert rows["repeat_pad"].tolist() == [1, 2, 3, 4, 1, 2, 3, 4, 0, 0]
+
+
+def test_long_sounds_are_cut_where_is_said_and_draw_from_what_they_are_given() -> None:
+    sound = Sound.of(np.arange(8_000, dtype=np.float32), 4_000)
+    cut = {crop: row(AudioTransform(4_000, 0.5, crop=crop), sound) for crop in ("start", "middle", "random")}
+    assert cut["start"][0] == 0
+    assert cut["middle"][0] == 3_000
+    assert (np.diff(cut["random"]) == 1).all()
+    again = [row(AudioTransform(4_000, 0.5), sound, seed)[0] for seed in (1, 1, 2)]
+    assert again[0] == again[1] != again[2]
+
+
+def test_every_length_and_rate_fills_its_row() -> None:
+    for rate in (8_000, 11_025, 22_050, 44_100, 48_000):
+        for seconds in (0.01, 0.5, 0.999, 1.0, 1.001, 3.0):
+            out = row(AudioTransform(16_000, 1.0, short="repeat"), Sound.of(tone(seconds, rate), rate))
+            assert out.shape == (16_000,)
+            assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty audio"),
+        (b"RIFF....WAVE", "audio cannot be decoded"),
+        (b"hello" * 100, "audio cannot be decoded"),
+        (encoded(np.zeros((0, 1), np.float32)), "audio without samples"),
+        (encoded(np.full((100, 1), np.nan, np.float32), subtype="FLOAT"), "audio is not finite"),
+        (encoded(np.full((100, 1), np.inf, np.float32), subtype="FLOAT"), "audio is not finite"),
+        (encoded(tone(0.1), 100), "audio of 100 Hz"),
+        (encoded(tone(), kind="FLAC")[:60], "audio"),
+    ],
+)
+def test_what_cannot_be_used_says_why(data: bytes, reason: str) -> None:
+    with pytest.raises(BadSampleError, match=reason):
+        row(AudioTransform(16_000, 1.0), Sound(data))
+
+
+def test_rows_are_float32_on_any_default() -> None:
+    assert AudioTransform(16_000, 0.1).empty(2).dtype == torch.float32
