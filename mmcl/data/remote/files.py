@@ -3,6 +3,7 @@
 import http
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -11,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import fsspec
-from fsspec.utils import get_protocol
+from fsspec.utils import get_protocol, glob_translate
 
 from mmcl.data.remote.failures import (
     PATIENCE,
@@ -29,7 +30,6 @@ from mmcl.errors import MmclError, did_you_mean
 
 MIB = 1 << 20
 PIECE = 8 * MIB  # of a range request
-LISTING = 10  # timeouts that a listing may take: it is many requests, whose progress cannot be seen
 EXTRAS = {"s3": "mmcl[s3]", "s3a": "mmcl[s3]", "gs": "mmcl[gs]", "gcs": "mmcl[gs]"}
 VERSION = (
     *("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "updated", "mtime", "created"),
@@ -80,25 +80,38 @@ def list_remote(pattern: str, patience: Patience = PATIENCE) -> list[str]:
     magic = bool(re.search(r"[*\[]", plain)) or (bool(query) and not http)  # in http a ? begins the query
     if not magic and (plain.endswith(".tar") or (http and query)):
         return [pattern]
-    timeout = LISTING * patience.timeout
+    start = re.match(r"[^*?\[]*/", path) if magic else None
+    folder = start[0] if start else path.rstrip("/") + "/"
+    fits = re.compile(glob_translate(path) if magic else r".*\.tar")
+    depth = path[len(folder) :].count("/") + 1 if magic and "**" not in path else sys.maxsize
 
     def attempt() -> list[str]:
-        with explained(pattern, timeout):
-            # fsspec leaves out folders that cannot be listed, unless told
-            if magic:
-                found = call(system, "glob", path, detail=True, on_error="raise", timeout=timeout)
-                names = [name for name, info in found.items() if info["type"] == "file"]
-            else:
-                folder = path.rstrip("/") + "/" if http else path
-                found = call(system, "find", folder, on_error="raise", timeout=timeout)
-                names = [name for name in found if name.endswith(".tar")]
-        return sorted(system.unstrip_protocol(name) for name in names)
+        with explained(pattern, patience.timeout):
+            names = _below(system, folder, depth, patience.timeout)
+            return sorted(system.unstrip_protocol(name) for name in names if fits.fullmatch(name))
 
     urls = persist(attempt, pattern, patience)
     if not urls:
         what = "no files match this pattern" if magic else "there are no .tar files below this folder"
         raise MmclError(f"{redact(pattern)}: {what}. {MissingFileError.advice}")
     return urls
+
+
+def _below(system: Any, folder: str, depth: int, timeout: float) -> Iterator[str]:
+    """Files below a folder, so many levels deep.
+
+    fsspec's own ``find`` and ``glob`` leave out sub-folders that cannot be listed, without a word.
+    """
+    folders, seen = [(folder, 1)], {folder.rstrip("/")}
+    while folders:
+        folder, level = folders.pop()
+        for info in call(system, "ls", folder, detail=True, timeout=timeout):
+            name = info["name"].rstrip("/")
+            if info["type"] != "directory":
+                yield info["name"]
+            elif level < depth and name not in seen and not name.endswith(("/.", "/..")):
+                seen.add(name)
+                folders.append((info["name"], level + 1))
 
 
 def read_remote(url: str, limit: int = 64 * MIB, patience: Patience = PATIENCE) -> bytes | None:
