@@ -2,11 +2,11 @@
 
 import contextlib
 import hashlib
+import heapq
 import os
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
@@ -63,7 +63,7 @@ class ShardCache:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._wishes: dict[str, int] = {}  # hash of URL -> place
-        self._queue: deque[tuple[str, str | None, int]] = deque()
+        self._queue: list[tuple[int, str, str | None]] = []  # a heap of (place, url, checksum)
         self._threads: set[threading.Thread] = set()
 
     def __enter__(self) -> "ShardCache":
@@ -98,7 +98,8 @@ class ShardCache:
         """
         known = self._good.get((url, sha256))
         path = known[0] if known and self.folder.use(*known) else self._fetch_locked(url, sha256)
-        self._wishes.pop(hashed(url), None)  # it has been used: other wishes go before it
+        if self._wishes.pop(hashed(url), None) is not None and self._queue:
+            self._start()  # it has been used, so that there is room again
         return path
 
     def prefetch(self, urls: Sequence[str], sha256: Mapping[str, str] | None = None) -> None:
@@ -118,11 +119,8 @@ class ShardCache:
         with self._lock:
             wishes = list(dict.fromkeys(urls))
             self._wishes = {hashed(url): place for place, url in enumerate(wishes)}
-            self._queue = deque((url, checks.get(url), place) for place, url in enumerate(wishes))
-            for number in range(min(self.parallel - len(self._threads), len(wishes))):
-                thread = threading.Thread(target=self._work, daemon=True, name=f"mmcl-prefetch-{number}")
-                self._threads.add(thread)
-                thread.start()
+            self._queue = [(place, url, checks.get(url)) for place, url in enumerate(wishes)]
+        self._start()
 
     def size(self, url: str) -> int | None:
         """Bytes of a shard; None where the server does not say.
@@ -133,19 +131,27 @@ class ShardCache:
         known = self._versions.get(url)
         return (known or self._persist(lambda: look(url, self.patience.timeout), url)).size
 
+    def _start(self) -> None:
+        with self._lock:
+            for number in range(min(self.parallel - len(self._threads), len(self._queue))):
+                thread = threading.Thread(target=self._work, daemon=True, name=f"mmcl-prefetch-{number}")
+                self._threads.add(thread)
+                thread.start()
+
     def _work(self) -> None:
+        room = True
         while True:
             with self._lock:
                 queue = self._queue
-                if not queue or self._closed.is_set():
+                if not room or not queue or self._closed.is_set():
                     self._threads.discard(threading.current_thread())
                     return
-                url, sha256, place = queue.popleft()
-            try:
-                if not self._prefetch_one(url, sha256, place):
-                    queue.clear()  # no room, and what follows is wanted even later
-            except Exception:  # `fetch` meets the same and raises it, where somebody listens
-                continue
+                place, url, sha256 = heapq.heappop(queue)
+            with contextlib.suppress(Exception):  # `fetch` meets the same and raises it, where somebody listens
+                room = self._prefetch_one(url, sha256, place)
+            if not room:
+                with self._lock:
+                    heapq.heappush(queue, (place, url, sha256))  # until something has been used
 
     def _prefetch_one(self, url: str, sha256: str | None, place: int) -> bool:
         """False if there was no room."""
@@ -194,24 +200,26 @@ class ShardCache:
             self._receive(file, part, size)
             if sha256 is not None:
                 self._verify(part, sha256)
+                mark_checked(path, part, sha256)
             elif look(url, self.patience.timeout) != file:
                 part.unlink()
                 raise TransientError("it changed while it was downloaded")
             os.replace(part, path)
-            if sha256 is not None:
-                mark_checked(path, sha256)
         elif sha256 is not None and not is_checked(path, sha256):
             self._verify(path, sha256)
-            mark_checked(path, sha256)
+            mark_checked(path, path, sha256)
         self._versions[url] = file
         self._good[url, sha256] = path, size
         return path
 
     def _verify(self, path: Path, sha256: str) -> None:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256.lower():
-                return
-        path.unlink()
+        try:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == sha256.lower():
+                    return
+        except FileNotFoundError:
+            raise TransientError("another process removed it before it was checked") from None
+        path.unlink(missing_ok=True)
         raise _ChecksumError
 
     def _check(self, file: RemoteFile, sha256: str | None) -> int:

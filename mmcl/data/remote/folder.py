@@ -52,9 +52,14 @@ class CacheFolder:
     """
 
     def __init__(self, path: Path, limit: int) -> None:
-        self.path, self.limit = path, limit
-        self._locks = path / "locks"
-        self._locks.mkdir(parents=True, exist_ok=True)
+        self.path, self.limit = path.absolute(), limit
+        self._locks = self.path / "locks"
+        try:
+            self._locks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MmclError(
+                f"{self.path}: no cache can be made here ({error.strerror}). Give a folder on a local disk."
+            ) from None
 
     def file(self, url: str, version: str) -> Path:
         """Where a version of a shard lies, if it does."""
@@ -87,7 +92,7 @@ class CacheFolder:
 
     def progress(self) -> dict[str, int]:
         """Bytes of each download that have arrived."""
-        return {file.name: entry.st_size for file, entry in self._listed() if file.suffix == ".part"}
+        return {file.name: stat.st_size for file, stat in self._listed(".part")}
 
     def drop_parts(self, url: str, keep: Path) -> None:
         """Remove what has arrived of other versions of a URL; its lock is held."""
@@ -158,11 +163,11 @@ class CacheFolder:
             entry.used = max(entry.used, stat.st_atime_ns)
         return list(entries.values())
 
-    def _listed(self) -> Iterator[tuple[Path, os.stat_result]]:
+    def _listed(self, suffix: str = "") -> Iterator[tuple[Path, os.stat_result]]:
         with os.scandir(self.path) as listing:
             for item in listing:
                 with contextlib.suppress(FileNotFoundError):  # others remove files, too
-                    if item.is_file(follow_symlinks=False):
+                    if item.name.endswith(suffix) and item.is_file(follow_symlinks=False):
                         yield self.path / item.name, item.stat(follow_symlinks=False)
 
 
@@ -171,18 +176,29 @@ def hashed(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def mark_checked(path: Path, sha256: str) -> None:
-    """Leave word beside a file that its checksum is right, so that a node computes it once."""
-    path.with_name(f"{path.name}.sha256").write_text(_seal(path, sha256))
+def mark_checked(file: Path, now_at: Path, sha256: str) -> None:
+    """Leave word beside a file that its checksum is right, so that a node computes it once.
+
+    Args:
+        file: where it lies, or will.
+        now_at: where it lies now; it may be gone already.
+        sha256: its checksum.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _mark(file).write_text(_seal(now_at, sha256))
 
 
-def is_checked(path: Path, sha256: str) -> bool:
+def is_checked(file: Path, sha256: str) -> bool:
     """Whether such word is there, and about this very file."""
     try:
-        return path.with_name(f"{path.name}.sha256").read_text() == _seal(path, sha256)
+        return _mark(file).read_text() == _seal(file, sha256)
     except FileNotFoundError:
         return False
 
 
-def _seal(path: Path, sha256: str) -> str:
-    return f"{sha256.lower()} {path.stat().st_mtime_ns}"
+def _mark(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
+
+
+def _seal(file: Path, sha256: str) -> str:
+    return f"{sha256.lower()} {file.stat().st_mtime_ns}"

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fsspec
+import fsspec.config
 import pytest
 
 from mmcl.data.remote import ShardCache, files, is_remote, list_remote, read_remote

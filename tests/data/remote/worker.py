@@ -14,7 +14,7 @@ from mmcl.data.remote import ShardCache, read_remote
 from mmcl.errors import MmclError
 from tests.data.remote.server import KIB
 
-Start = Callable[..., tuple[Any, Connection]]
+Start = Callable[..., tuple[Any, Any]]
 
 
 def starter() -> Start:
@@ -22,7 +22,7 @@ def starter() -> Start:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "pytest"])
 
-    def start(function: Callable[..., Any], *args: Any) -> tuple[Any, Connection]:
+    def start(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
         here, there = context.Pipe(duplex=False)
         process = context.Process(target=_run, args=(there, function, *args), daemon=True)
         process.start()
