@@ -10,6 +10,8 @@ from ruamel.yaml import YAML, YAMLError
 
 from mmcl import bundled
 from mmcl.data import LastBatch, Source
+from mmcl.data.remote import ShardCache
+from mmcl.data.stream import default_cache
 from mmcl.errors import MmclError
 from mmcl.losses import ObjectiveSpec
 from mmcl.optimizers import OptimizerPart, SchedulePart
@@ -26,6 +28,10 @@ class CacheSpec(Spec):
     """Shared by all processes of a machine; in the user's cache (`MMCL_CACHE`) unless told."""
     gigabytes: Annotated[float, Field(gt=0)] = 100
     """At most, over all shards; two windows of shards must find room."""
+
+    def open(self) -> ShardCache:
+        """The cache itself."""
+        return default_cache(self.folder, self.gigabytes)
 
 
 class DataSpec(Spec):

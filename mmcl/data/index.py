@@ -101,9 +101,13 @@ def stored_count(shard: Path) -> int | None:
 
 def index_paths(shard: Path) -> list[Path]:
     """Where the index of a shard may lie."""
-    cache = os.environ.get(CACHE) or platformdirs.user_cache_dir("mmcl")
     place = hashlib.blake2b(str(shard.resolve()).encode(), digest_size=16).hexdigest()
-    return [shard.with_name(shard.name + SUFFIX), Path(cache) / "indexes" / f"{place}{SUFFIX}"]
+    return [shard.with_name(shard.name + SUFFIX), user_cache() / "indexes" / f"{place}{SUFFIX}"]
+
+
+def user_cache() -> Path:
+    """The folder for what cannot lie beside the shards."""
+    return Path(os.environ.get(CACHE) or platformdirs.user_cache_dir("mmcl"))
 
 
 def write_index(shard: Path, index: ShardIndex) -> None:

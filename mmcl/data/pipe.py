@@ -107,11 +107,15 @@ class PipedPool(Pool):
                 raise MmclError(f"data: {url} cannot be opened: {type(error).__name__}: {error}") from None
             yield {"url": url, "stream": stream}
             if any(stream.read(1 << 20)):
-                self._problems.append(Bad(url, "", "", "pipe: it goes on after the end mark of a tar; use a pipe a tar"))
+                self._problems.append(
+                    Bad(url, "", "", "pipe: it goes on after the end mark of a tar; use a pipe a tar")
+                )
 
     def _note(self, error: Exception) -> bool:
         """A shard that ends in the middle, or a second member of a name."""
-        self._problems.append(Bad(self._name, "", "", f"pipe: {type(error).__name__}: {error.args[0] if error.args else error}"))
+        self._problems.append(
+            Bad(self._name, "", "", f"pipe: {type(error).__name__}: {error.args[0] if error.args else error}")
+        )
         return True
 
 

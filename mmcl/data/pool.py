@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from mmcl.types import Bad
 
 NEAR = 64 * 1024  # members that lie as near are read at once
 OPEN_FILES = 64
-AHEAD = 64  # remote shards of a window that are asked for at once
+AHEAD = 256  # remote shards that are asked for at once
 
 
 class Descriptor:
@@ -103,6 +104,8 @@ class ShardSet:
         self.listed, self.cache = list(listed), cache
         self._counts: dict[int, int] = {n: s.samples for n, s in enumerate(listed) if s.samples is not None}
         self._file = lru_cache(maxsize=OPEN_FILES)(self._open_file)
+        self._wishes: dict[str, list[Listed]] = {}
+        self._held: dict[str, list[dict[int, int]]] = {}
 
     def count(self, number: int) -> int:
         """Samples of a shard, as its description says, or else its index.
@@ -152,11 +155,32 @@ class ShardSet:
             raise MmclError(f"data: {listed.url} is not there any more. Restore it, and resume.")
         return Path(listed.url)
 
-    def prefetch(self, numbers: Sequence[int]) -> None:
-        """Have remote shards fetched in the background, in this order."""
-        urls = [self.listed[n].url for n in numbers if is_remote(self.listed[n].url)]
-        if urls and self.cache is not None:
-            self.cache.prefetch(urls)
+    def prefetch(self, pool: str, numbers: Sequence[int]) -> None:
+        """Have remote shards fetched in the background, in this order; beside what other pools wish."""
+        wishes = [self.listed[n] for n in numbers if is_remote(self.listed[n].url)]
+        if wishes and self.cache is not None:
+            self._wishes[pool] = wishes
+            turns = itertools.chain.from_iterable(itertools.zip_longest(*self._wishes.values()))
+            listed = {shard.url: shard.sha256 for shard in turns if shard is not None}
+            self.cache.prefetch(list(listed), {url: sha for url, sha in listed.items() if sha is not None})
+
+    def hold(self, pool: str, numbers: Sequence[int]) -> None:
+        """See that the cache has room for the shards of a pool's window beside those of the one before.
+
+        Raises:
+            MmclError: it has not, so that shards would be fetched again and again.
+        """
+        remote = {n: self.path(n).stat().st_size for n in numbers if is_remote(self.listed[n].url)}
+        if not remote or self.cache is None:
+            return
+        self._held[pool] = [*self._held.get(pool, []), remote][-2:]
+        need = sum({n: size for held in self._held.values() for window in held for n, size in window.items()}.values())
+        if need > self.cache.folder.limit:
+            raise MmclError(
+                f"data: two windows of remote shards take {need / 1e9:.3g} GB, but the cache in "
+                f"{self.cache.folder.path} may hold {self.cache.folder.limit / 1e9:.3g} GB. Raise data.cache.gigabytes, "
+                "or make `window` smaller."
+            )
 
     def extensions(self) -> set[str]:
         """Of the members of all samples."""
@@ -329,12 +353,13 @@ class Pool:
     def _open(self, at: Cursor) -> OpenWindow:
         order = [self.numbers[i] for i in self._order(at.epoch)[at.first :]]
         wanted = order if isinstance(self.size, SampleWindow) else order[: self.size or 1]
-        self.shards.prefetch(wanted[:AHEAD])
+        self.shards.prefetch(self.name, order[: 2 * len(wanted)][:AHEAD])
         shards: list[Shard] = []
         for number in wanted:
             shards.append(self.shards.open(number))
             if isinstance(self.size, SampleWindow) and sum(map(len, shards)) >= self.size.samples:
                 break
+        self.shards.hold(self.name, [shard.number for shard in shards])
         mixed = None
         if self.size is not None:
             mixed = sample_order([len(shard) for shard in shards], self.seed, at.epoch, at.first, self.name)

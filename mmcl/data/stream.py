@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from mmcl import distributed
+from mmcl.data.index import user_cache
 from mmcl.data.pipe import PipedPool
 from mmcl.data.pool import Mixture, Places, Pool, Ref, ShardSet
 from mmcl.data.remote import ShardCache, is_remote
@@ -60,7 +61,7 @@ class Stream:
         last_batch: see above; ``carry`` in endless streams and ``keep`` in others unless told.
         transforms: what makes rows of decoded values, by modality; without one a column is a list.
         share: (rank, world size), where it is not that of this process.
-        cache: where remote shards are put.
+        cache: opens where remote shards are put, if there are any; see `default_cache`.
 
     Raises:
         MmclError: shards are missing, or no sample of them has a modality.
@@ -78,7 +79,7 @@ class Stream:
         last_batch: LastBatch | None = None,
         transforms: Mapping[str, Transform] | None = None,
         share: tuple[int, int] | None = None,
-        cache: ShardCache | None = None,
+        cache: Callable[[], ShardCache] | None = None,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise MmclError(f"batch_size must be 1 or more and workers 0 or more; got {batch_size} and {workers}.")
@@ -90,9 +91,8 @@ class Stream:
         self.rank, self.world_size = share or (distributed.rank(), distributed.world_size())
         found = [find_shards(source.shards) for source in self.sources]
         listed = [shard for shards in found for shard in shards]
-        if any(is_remote(shard.url) for shard in listed) and cache is None:
-            cache = ShardCache.default()
-        self.shards = ShardSet(listed, cache)
+        remote = any(is_remote(shard.url) for shard in listed)
+        self.shards = ShardSet(listed, (cache or default_cache)() if remote else None)
         self.order, settings = _order(
             self.sources, [len(shards) for shards in found], self.shards, seed, shuffle, endless
         )
@@ -224,6 +224,11 @@ class Stream:
             MmclError: no shard, or more than one, has the key.
         """
         return self.reader.raw(self.shards, key, modality)
+
+
+def default_cache(folder: str | Path | None = None, gigabytes: float = 100.0) -> ShardCache:
+    """Where remote shards are put: a folder of the user's cache (``MMCL_CACHE``) unless told."""
+    return ShardCache(Path(folder).expanduser() if folder else user_cache() / "shards", int(gigabytes * 1e9))
 
 
 def _order(

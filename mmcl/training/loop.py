@@ -69,6 +69,7 @@ class Trainer:
             workers=recipe.data.workers,
             endless=True,
             last_batch=recipe.data.last_batch,
+            cache=recipe.data.cache.open,
             transforms=self.model.transforms(train=True),
         )
         self.objective = Objective(recipe.objective).to(self.device)
