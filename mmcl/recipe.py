@@ -11,7 +11,7 @@ from ruamel.yaml import YAML, YAMLError
 from mmcl import bundled
 from mmcl.data import LastBatch, Source
 from mmcl.data.remote import ShardCache
-from mmcl.data.stream import default_cache
+from mmcl.data.store import default_cache
 from mmcl.errors import MmclError
 from mmcl.losses import ObjectiveSpec
 from mmcl.optimizers import OptimizerPart, SchedulePart

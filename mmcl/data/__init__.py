@@ -1,8 +1,19 @@
 """Tar shards in, batches out: one global order, whatever the number of processes and workers."""
 
+from mmcl.data.read import read_samples
 from mmcl.data.shards import expand, find_shards
 from mmcl.data.source import SampleWindow, Source
 from mmcl.data.stream import LastBatch, Stream, stream
 from mmcl.data.write import write_shards
 
-__all__ = ["LastBatch", "SampleWindow", "Source", "Stream", "expand", "find_shards", "stream", "write_shards"]
+__all__ = [
+    "LastBatch",
+    "SampleWindow",
+    "Source",
+    "Stream",
+    "expand",
+    "find_shards",
+    "read_samples",
+    "stream",
+    "write_shards",
+]

@@ -13,9 +13,10 @@ from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from mmcl.data.order import sample_order
-from mmcl.data.pool import Cursor, OpenWindow, Pool, Shard, ShardSet
+from mmcl.data.pool import Cursor, OpenWindow, Pool
 from mmcl.data.remote import is_remote
 from mmcl.data.source import SampleWindow
+from mmcl.data.store import Shard, ShardSet
 from mmcl.errors import MmclError
 from mmcl.types import Bad
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from mmcl.data.order import draws
-from mmcl.data.pool import Ref, Shard, ShardSet
+from mmcl.data.pool import Ref
 from mmcl.data.remote import is_remote
 from mmcl.data.shards import is_pipe
 from mmcl.data.source import TEXTS, Choice, Selector, Source, chosen, plain
+from mmcl.data.store import Shard, ShardSet
 from mmcl.errors import BadSampleError, MmclError
 from mmcl.types import Bad, Draw, Transform
 

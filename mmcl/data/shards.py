@@ -178,22 +178,27 @@ def _expand_one(url: str) -> list[str]:
     if is_remote(url):
         if urlsplit(url).path.endswith(".tar") and not has_magic(urlsplit(url).path):
             return [url]
-        return (_folder_says(url.rstrip("/"), _remote_text) if not has_magic(url) else None) or list_remote(url)
+        folder = url.rstrip("/")
+        return ([] if has_magic(url) else _numbered(folder, _remote_text) or _listed(folder)) or list_remote(url)
     url = url.removeprefix("file://")
     if os.path.isdir(url):
-        return _folder_says(url.rstrip("/"), _local_text) or sorted(map(str, Path(url).rglob("*.tar")))
+        return _numbered(url.rstrip("/"), _local_text) or sorted(map(str, Path(url).rglob("*.tar")))
     return sorted(glob(url)) if has_magic(url) and not os.path.exists(url) else [url]
 
 
-def _folder_says(folder: str, text: Callable[[str], str | None]) -> list[str] | None:
-    """The shards of a folder that says what it holds, which not every server can be asked for."""
+def _numbered(folder: str, text: Callable[[str], str | None]) -> list[str]:
+    """The shards of a folder of CLIP_benchmark's layout."""
     count = text(f"{folder}/nshards.txt")
-    if count is not None and count.strip().isdigit():
-        return [f"{folder}/{number}.tar" for number in range(int(count))]
-    manifest = text(f"{folder}/{MANIFEST}")
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        return [f"{folder}/{shard['name']}" for shard in json.loads(manifest or "")["shards"]]
-    return None
+    return [f"{folder}/{n}.tar" for n in range(int(count))] if count is not None and count.strip().isdigit() else []
+
+
+def _listed(folder: str) -> list[str]:
+    """The shards that a remote folder's manifest names; not every server can be asked what a folder holds."""
+    with contextlib.suppress(*UNREADABLE):
+        return [
+            f"{folder}/{shard['name']}" for shard in json.loads(_remote_text(f"{folder}/{MANIFEST}") or "")["shards"]
+        ]
+    return []
 
 
 def _local_text(path: str) -> str | None:

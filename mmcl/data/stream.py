@@ -13,13 +13,14 @@ from typing import Any, Literal
 import torch
 
 from mmcl import distributed
-from mmcl.data.index import user_cache
+from mmcl.data.mixture import Mixture, Places
 from mmcl.data.pipe import PipedPool
-from mmcl.data.pool import Mixture, Places, Pool, Ref, ShardSet
+from mmcl.data.pool import Pool, Ref
 from mmcl.data.remote import ShardCache, is_remote
 from mmcl.data.rows import Filled, Reader
 from mmcl.data.shards import find_shards, is_pipe
 from mmcl.data.source import Source, Window
+from mmcl.data.store import ShardSet, default_cache
 from mmcl.errors import MmclError
 from mmcl.types import Bad, Batch, Transform
 
@@ -91,8 +92,7 @@ class Stream:
         self.rank, self.world_size = share or (distributed.rank(), distributed.world_size())
         found = [find_shards(source.shards) for source in self.sources]
         listed = [shard for shards in found for shard in shards]
-        remote = any(is_remote(shard.url) for shard in listed)
-        self.shards = ShardSet(listed, (cache or default_cache)() if remote else None)
+        self.shards = ShardSet(listed, cache or default_cache)
         self.order, settings = _order(
             self.sources, [len(shards) for shards in found], self.shards, seed, shuffle, endless
         )
@@ -224,11 +224,6 @@ class Stream:
             MmclError: no shard, or more than one, has the key.
         """
         return self.reader.raw(self.shards, key, modality)
-
-
-def default_cache(folder: str | Path | None = None, gigabytes: float = 100.0) -> ShardCache:
-    """Where remote shards are put: a folder of the user's cache (``MMCL_CACHE``) unless told."""
-    return ShardCache(Path(folder).expanduser() if folder else user_cache() / "shards", int(gigabytes * 1e9))
 
 
 def _order(

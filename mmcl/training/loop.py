@@ -98,7 +98,7 @@ class Trainer:
             for note in self.notes:
                 self.progress.say(note)
             results = self._loop()
-            self._say_bad("at the end")
+            self._say_bad("at the end", self.stream.samples_seen)
         return {
             **results,
             "train/samples": self.stream.samples_seen,
@@ -111,9 +111,10 @@ class Trainer:
         results: dict[str, float] | None = None
         batches = iter(self.stream)
         while self.step < steps:
+            seen = self.stream.samples_seen
             batch = next(batches)
             if batch.epoch != self.epoch:  # on all processes in the same step
-                self._say_bad(f"epoch {self.epoch} ended")
+                self._say_bad(f"epoch {self.epoch} ended", seen)
                 self.epoch = batch.epoch
             out = self.backward(batch)
             norm = self.update()
@@ -207,13 +208,13 @@ class Trainer:
             self.metrics.write(row)
         self.progress.row(row)
 
-    def _say_bad(self, when: str) -> None:
+    def _say_bad(self, when: str, samples: int) -> None:
         """What could not be used so far, on all processes."""
         totals = self.bad.totals()
         dropped = f"; {self.stream.dropped} samples left out as incomplete batches" if self.stream.dropped else ""
         if totals or dropped:
             self.progress.say(
-                f"{when}: {self.stream.samples_seen:,} samples; not usable: {in_words(totals)}{dropped}; "
+                f"{when}: {samples:,} samples; not usable: {in_words(totals)}{dropped}; "
                 f"see {self.run.bad_samples}"
             )
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmcl.data.index import SUFFIX, ShardIndex, index_paths, load_index, scan, stored_count, write_index
-from mmcl.data.pool import ShardSet
 from mmcl.data.shards import Listed
+from mmcl.data.store import ShardSet
 from mmcl.errors import MmclError
 
 
@@ -23,7 +23,7 @@ def tar(path: Path, members: list[tuple[str, bytes]], **more: object) -> Path:
 
 
 def read(shard: Path, key: str, extension: str) -> bytes:
-    opened = ShardSet([Listed(str(shard))], None).open(0)
+    opened = ShardSet([Listed(str(shard))]).open(0)
     sample = opened.index.keys.index(key)
     return opened.read([opened.members(sample)[extension]])[0]
 

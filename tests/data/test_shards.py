@@ -72,7 +72,7 @@ def test_counts_of_other_tools_are_used_and_held_to(tmp_path: Path, kind: str) -
     describe(kind, tmp_path, 4)
     assert [listed.samples for listed in find_shards(made)] == [4]
     source = Source(shards=made, modalities={"text": "txt"})
-    assert len(list(Stream(source, batch_size=4))[0]) == 4
+    assert [len(batch) for batch in Stream(source, batch_size=4)] == [4]
     describe(kind, tmp_path, 5)
     with pytest.raises(MmclError, match=r"says that 00000.tar has 5 samples, but it has 4"):
         list(Stream(source, batch_size=4))

@@ -9,7 +9,7 @@ import torch
 
 import mmcl
 from mmcl import workflow
-from mmcl.data import write_shards
+from mmcl.data import read_samples, write_shards
 from mmcl.errors import MmclError
 from mmcl.recipe import Recipe
 from mmcl.runs import Run
@@ -101,7 +101,7 @@ def test_an_encoder_takes_what_people_have(trained: Path, tmp_path: Path) -> Non
     ("modality", "value", "told"),
     [
         ("audio", "x", "no tower for 'audio'; it has: image, text"),
-        ("image", "nowhere.png", "no file 'nowhere.png'"),
+        ("image", "nowhere.png", "nowhere.png: there is no such file"),
         ("image", 3, "an image is a path, a PIL picture.*got int"),
         ("text", 3, "a text tower cannot take int"),
     ],
@@ -114,26 +114,21 @@ def test_an_encoder_says_what_it_cannot_take(trained: Path, modality: str, value
 
 
 def test_bad_samples_are_counted_and_listed(tmp_path: Path, tiny: Callable[..., Recipe], glyphs: object) -> None:
-    from mmcl.data.shards import find_shards, load_index
-
-    (shard, *_) = find_shards(str(glyphs.train))  # type: ignore[attr-defined]
-    index = load_index(shard)
-    samples = []
-    for number, key in enumerate(index.keys):
-        picture = b"broken" if number % 10 == 0 else index.read(key, "png")
-        samples.append({"__key__": key, "png": picture, "txt": index.read(key, "txt"), "json": index.read(key, "json")})
+    samples = list(read_samples(str(glyphs.train / "00000.tar")))  # type: ignore[attr-defined]
+    for sample in samples[::10]:
+        sample["png"] = b"broken"
     write_shards(samples, tmp_path / "shards")
     (tmp_path / "shards" / "cut.tar").write_bytes((tmp_path / "shards" / "00000.tar").read_bytes()[:3000])
     run = mmcl.train(tiny(tmp_path / "run", f"data.train.shards={tmp_path / 'shards'}", "training.samples=224"))
     listed = [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()]
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["bad_samples"] == len(listed) > 15
-    cut = [row for row in listed if row["shard"] == "cut.tar" and row["modality"] == ""]
+    cut = [row for row in listed if row["shard"].endswith("cut.tar") and row["modality"] == ""]
     assert len(cut) == 1
     assert "the shard cannot be read beyond this sample" in cut[0]["reason"]
-    others = [row for row in listed if row["shard"] == "00000.tar"]
+    others = [row for row in listed if row["shard"].endswith("00000.tar")]
     assert {row["reason"] for row in others} == {"image cannot be decoded (UnidentifiedImageError)"}
-    assert {row["key"] for row in others} <= set(index.keys[::10])
+    assert {row["key"] for row in others} <= {sample["__key__"] for sample in samples[::10]}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_itself(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:

@@ -1,0 +1,198 @@
+"""The shards of a stream: opened by number, wherever they lie."""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmcl.data.index import ShardIndex, load_index, stored_count, user_cache
+from mmcl.data.remote import ShardCache, is_remote
+from mmcl.data.shards import Listed
+from mmcl.errors import MmclError
+
+NEAR = 64 * 1024  # members that lie as near are read at once
+OPEN_FILES = 64
+EVICTIONS = 5  # in a row, of a shard that was just fetched
+T = TypeVar("T")
+
+
+def default_cache(folder: str | Path | None = None, gigabytes: float = 100.0) -> ShardCache:
+    """Where remote shards are put: a folder of the user's cache (``MMCL_CACHE``) unless told."""
+    return ShardCache(Path(folder).expanduser() if folder else user_cache() / "shards", int(gigabytes * 1e9))
+
+
+class Descriptor:
+    """An open file, closed when nobody holds it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it could not be opened
+            os.close(self.number)
+
+
+class Shard:
+    """An open shard: its samples, by number.
+
+    Args:
+        url: where it lies.
+        number: of the shard among all shards of a stream.
+        index: where its samples lie.
+        file: opens the shard of a number.
+    """
+
+    def __init__(self, url: str, number: int, index: ShardIndex, file: Callable[[int], Descriptor]) -> None:
+        self.url, self.number, self.index, self._file = url, number, index, file
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def key(self, sample: int) -> str:
+        """Key of a sample."""
+        return self.index.key(sample)
+
+    def members(self, sample: int) -> dict[str, tuple[int, int]]:
+        """Extension -> (offset, size)."""
+        return self.index.members(sample)
+
+    def read(self, members: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Bytes of members that lie at (offset, size); in one read, where they lie near one another."""
+        if not members:
+            return []
+        low, high = min(o for o, _ in members), max(o + s for o, s in members)
+        if high - low <= sum(s for _, s in members) + NEAR:
+            data = self._pread(low, high - low)
+            return [data[o - low : o - low + s] for o, s in members]
+        return [self._pread(o, s) for o, s in members]
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        file = self._file(self.number)
+        data = os.pread(file.number, size, offset)
+        while len(data) < size and (more := os.pread(file.number, size - len(data), offset + len(data))):
+            data += more
+        if len(data) != size:
+            raise MmclError(
+                f"{self.url}: {len(data)} of {size} bytes at {offset}: the shard was cut while it was read. "
+                "Restore it, and resume."
+            )
+        return data
+
+
+class ShardSet:
+    """The shards of a stream, by number.
+
+    Args:
+        listed: all of them.
+        cache: opens where remote ones are put, if there are any.
+    """
+
+    def __init__(self, listed: Sequence[Listed], cache: Callable[[], ShardCache] = default_cache) -> None:
+        self.listed = list(listed)
+        self.cache = cache() if any(is_remote(shard.url) for shard in listed) else None
+        self._counts: dict[int, int] = {n: s.samples for n, s in enumerate(listed) if s.samples is not None}
+        self._file = lru_cache(maxsize=OPEN_FILES)(self._open_file)
+        self._wishes: dict[str, list[Listed]] = {}
+        self._held: dict[str, list[dict[int, int]]] = {}
+
+    def count(self, number: int) -> int:
+        """Samples of a shard, as its description says, or else its index.
+
+        Raises:
+            MmclError: the shard is remote and nothing says how many it has.
+        """
+        if number not in self._counts:
+            listed = self.listed[number]
+            if is_remote(listed.url):
+                raise MmclError(
+                    f"data: nothing says how many samples {listed.url} has, and so how many an epoch has. Put the "
+                    "manifest.json that `mmcl data index` writes beside the shards."
+                )
+            stored = stored_count(Path(listed.url))
+            self._counts[number] = len(self.open(number)) if stored is None else stored
+        return self._counts[number]
+
+    def open(self, number: int) -> Shard:
+        """A shard with its index; a remote one is fetched.
+
+        Raises:
+            MmclError: it is not there, or it is not what its description says.
+        """
+        listed = self.listed[number]
+        self._file(number)  # an open file is not lost where a cache needs its room
+        index = self._load_index(number)
+        if listed.samples is not None and listed.samples != len(index):
+            raise MmclError(
+                f"data: {listed.said_by} says that {listed.name} has {listed.samples} samples, but it has "
+                f"{len(index)}. Write that file again, or remove it."
+            )
+        if listed.digest is not None and listed.digest != index.digest:
+            raise MmclError(
+                f"data: {listed.url} is not the shard that {listed.said_by} describes. Restore it, or describe the "
+                "shards again: mmcl data index"
+            )
+        self._counts[number] = len(index)
+        return Shard(listed.url, number, index, self._file)
+
+    def path(self, number: int) -> Path:
+        """Where a shard lies on this machine."""
+        listed = self.listed[number]
+        if is_remote(listed.url):
+            assert self.cache is not None
+            return self.cache.fetch(listed.url, listed.sha256)
+        if not os.path.isfile(listed.url):
+            raise MmclError(f"data: {listed.url} is not there any more. Restore it, and resume.")
+        return Path(listed.url)
+
+    def prefetch(self, pool: str, numbers: Sequence[int]) -> None:
+        """Have remote shards fetched in the background, in this order; beside what other pools wish."""
+        wishes = [self.listed[n] for n in numbers if is_remote(self.listed[n].url)]
+        if wishes and self.cache is not None:
+            self._wishes[pool] = wishes
+            turns = itertools.chain.from_iterable(itertools.zip_longest(*self._wishes.values()))
+            listed = {shard.url: shard.sha256 for shard in turns if shard is not None}
+            self.cache.prefetch(list(listed), {url: sha for url, sha in listed.items() if sha is not None})
+
+    def hold(self, pool: str, numbers: Sequence[int]) -> None:
+        """See that the cache has room for the shards of a pool's window beside those of the one before.
+
+        Raises:
+            MmclError: it has not, so that shards would be fetched again and again.
+        """
+        remote = {n: self.path(n).stat().st_size for n in numbers if is_remote(self.listed[n].url)}
+        if not remote or self.cache is None:
+            return
+        self._held[pool] = [*self._held.get(pool, []), remote][-2:]
+        need = sum({n: size for held in self._held.values() for window in held for n, size in window.items()}.values())
+        if need > self.cache.folder.limit:
+            raise MmclError(
+                f"data: two windows of remote shards take {need / 1e9:.3g} GB, but the cache in "
+                f"{self.cache.folder.path} may hold {self.cache.folder.limit / 1e9:.3g} GB. Raise "
+                "data.cache.gigabytes, or make `window` smaller."
+            )
+
+    def extensions(self) -> set[str]:
+        """Of the members of all samples."""
+        return {extension for number in range(len(self.listed)) for extension in self.open(number).index.extensions}
+
+    def described(self) -> list[dict[str, Any]]:
+        """Name, samples and digest of every shard."""
+        opened = (self.open(number) for number in range(len(self.listed)))
+        return [{"name": s.url.rpartition("/")[2], "samples": len(s), "digest": s.index.digest} for s in opened]
+
+    def _open_file(self, number: int) -> Descriptor:
+        return _persist(lambda: Descriptor(self.path(number)))
+
+    def _load_index(self, number: int) -> ShardIndex:
+        return _persist(lambda: load_index(self.path(number)))
+
+
+def _persist(attempt: Callable[[], T]) -> T:
+    """Once more, where another process has evicted the shard between the moment it was fetched and now."""
+    for _ in range(EVICTIONS):
+        with contextlib.suppress(FileNotFoundError):
+            return attempt()
+    return attempt()

@@ -1,0 +1,128 @@
+"""Streams over a real server: the order of local shards, in a bounded cache, through faults."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcl.data import SampleWindow, Source, Stream, write_shards
+from mmcl.data.remote import ShardCache
+from mmcl.errors import MmclError
+from tests.data.remote.server import Server, serving, used
+
+SHARDS, EACH = 12, 10
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as made:
+        yield made
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    samples = ({"__key__": f"{i:03d}", "txt": f"text {i}", "npy": bytes(2000)} for i in range(SHARDS * EACH))
+    write_shards(samples, tmp_path / "local", EACH)
+    return tmp_path / "local"
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[..., Callable[[], ShardCache]]]:
+    made: list[ShardCache] = []
+
+    def cache(shards: float = 50, name: str = "cache") -> Callable[[], ShardCache]:
+        def make() -> ShardCache:
+            made.append(ShardCache(tmp_path / name, int(shards * 42_000), timeout=2.0, backoff=0.01))
+            return made[-1]
+
+        return make
+
+    yield cache
+    for each in made:
+        each.close()
+
+
+def publish(server: Server, folder: Path, **faults: Any) -> str:
+    for file in folder.iterdir():
+        if file.suffix in (".tar", ".json"):
+            server.put(f"/d/{file.name}", file.read_bytes(), **(faults if file.suffix == ".tar" else {}))
+    return server.url("/d")
+
+
+def source(shards: Any, **more: Any) -> Source:
+    return Source(shards=shards, modalities={"text": "txt"}, **{"window": 3, **more})
+
+
+def keys(stream: Stream, count: int = 10_000) -> list[str]:
+    return [key for _, batch in zip(range(count), stream, strict=False) for key in batch.keys]
+
+
+@pytest.mark.parametrize("window", [3, SampleWindow(samples=25)])
+def test_the_order_is_that_of_local_shards_and_the_cache_stays_small(
+    server: Server, local: Path, opened: Any, tmp_path: Path, window: Any
+) -> None:
+    expected = keys(Stream(source(str(local), window=window), batch_size=8, seed=1))
+    url = publish(server, local)
+    stream = Stream(source(url, window=window), batch_size=8, seed=1, cache=opened(shards=7))
+    seen, most = [], 0
+    for batch in stream:
+        seen += batch.keys
+        most = max(most, used(tmp_path / "cache"))
+    assert seen == expected
+    assert 3 * 40_000 < most <= 7 * 42_000 + 5_000  # an index is made room for with the next download
+    assert max(len(server.got(f"/d/{i:05d}.tar")) for i in range(SHARDS)) == 1
+
+
+def test_faults_of_the_server_change_nothing(server: Server, local: Path, opened: Any) -> None:
+    expected = keys(Stream(source(str(local)), batch_size=8, seed=1))
+    url = publish(server, local)
+    for number in range(SHARDS):
+        page = server.pages[f"/d/{number:05d}.tar"]
+        if number % 3 == 0:
+            page.statuses = [500, 503]
+        elif number % 3 == 1:
+            page.cut = [7_000, 20_000]
+        else:
+            page.delay = 0.05
+    assert keys(Stream(source(url), batch_size=8, seed=1, cache=opened())) == expected
+
+
+def test_shards_without_a_description_stream_window_by_window(server: Server, local: Path, opened: Any) -> None:
+    expected = keys(Stream(source(str(local)), batch_size=8, seed=1, endless=True), 40)
+    publish(server, local)
+    del server.pages["/d/manifest.json"]
+    stream = Stream(source(server.url("/d/{00000..00011}.tar")), batch_size=8, seed=1, endless=True, cache=opened())
+    first = keys(stream, 2)
+    assert first == expected[:16]
+    assert len({path for path, _, _ in server.gets}) <= 9 + 3  # two windows and what they prefetch; what was looked for
+    with pytest.raises(MmclError, match="nothing says how many samples"):
+        assert stream.samples
+    resumed = Stream(source(server.url("/d/{00000..00011}.tar")), batch_size=8, seed=1, endless=True, cache=opened())
+    resumed.restore(json.loads(json.dumps(stream.state())))
+    assert first + keys(resumed, 38) == expected
+
+
+def test_what_cannot_be_had_ends_the_stream_with_its_url(server: Server, local: Path, opened: Any) -> None:
+    url = publish(server, local)
+    server.pages["/d/00004.tar"].every = 404
+    with pytest.raises(MmclError, match=r"00004\.tar"):
+        keys(Stream(source(url), batch_size=8, seed=1, cache=opened()))
+
+
+def test_a_shard_that_is_not_the_described_one_is_refused(server: Server, local: Path, opened: Any) -> None:
+    url = publish(server, local)
+    server.pages["/d/00004.tar"].data = (local / "00005.tar").read_bytes()
+    with pytest.raises(MmclError, match=r"00004\.tar"):
+        keys(Stream(source(url), batch_size=8, seed=1, cache=opened()))
+
+
+def test_a_cache_that_cannot_hold_two_windows_is_told(server: Server, local: Path, opened: Any) -> None:
+    url = publish(server, local)
+    with pytest.raises(MmclError, match=r"two windows of remote shards take .* Raise data.cache.gigabytes"):
+        keys(Stream(source(url), batch_size=8, seed=1, cache=opened(shards=4.5)))
+    small = Stream(source(url, window=1), batch_size=8, seed=1, cache=opened(shards=4.5))
+    assert len(keys(small)) == SHARDS * EACH
+    whole = Stream(source(url, window=12), batch_size=8, seed=1, cache=opened(shards=13, name="whole"))
+    assert len(keys(whole)) == SHARDS * EACH
