@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmcl.data.remote import ShardCache
+from mmcl.data.remote.folder import hashed
 from mmcl.errors import MmclError
 from tests.data.remote.server import KIB, MIB, Server, content, shards, until, used
 from tests.data.remote.worker import Start, fetch_on_a_full_disk
@@ -97,6 +98,20 @@ def test_files_of_others_are_left_alone(server: Server, make: Callable[..., Shar
     for i in range(3):
         cache.fetch(server.put(f"/{i}.tar", b"y" * 90))
     assert (root / "mine.tar").read_bytes() == b"x" * 1000
+
+
+def test_leftovers_that_share_a_lock_make_room(server: Server, make: Callable[..., ShardCache], root: Path) -> None:
+    url = server.put("/a.tar", content("a", 300 * KIB))
+    cache = make(limit=400 * KIB)
+    for key in (hashed(url)[:3], hashed(url)[:3], "123", "123"):
+        left = f"{key}{len(list(root.glob('*.part'))):029d}-x.tar.{100 * KIB}.part"
+        (root / left).write_bytes(b"x")
+    cache.fetch(url)
+    assert len(list(root.glob("*.part"))) == 1
+    cache.fetch(server.put("/b.tar", content("b", 100 * KIB)))
+    cache.fetch(server.put("/c.tar", content("c", 400 * KIB)))
+    assert shards(root) == {"c.tar"}
+    assert not list(root.glob("*.part"))
 
 
 def test_a_full_disk_is_said(server: Server, root: Path, start: Start) -> None:
