@@ -168,6 +168,17 @@ def test_prefetch_never_pushes_out_what_is_wanted_sooner(
     assert [path for path, _, _ in server.gets[-3:]] == ["/6.tar", "/4.tar", "/5.tar"]
 
 
+def test_what_is_wanted_sooner_pushes_out_what_is_wanted_last(
+    server: Server, make: Callable[..., ShardCache], root: Path
+) -> None:
+    sooner, *urls = (server.put(f"/{i}.tar", content(str(i), 100 * KIB)) for i in range(4))
+    cache = make(limit=300 * KIB, parallel=1)
+    cache.prefetch(urls)
+    until(lambda: len(shards(root)) == 3)
+    cache.prefetch([sooner, *urls])
+    until(lambda: shards(root) == {"0.tar", "1.tar", "2.tar"})
+
+
 def test_what_prefetch_could_not_get_is_raised_by_fetch(server: Server, make: Callable[..., ShardCache]) -> None:
     urls = [server.put("/a.tar", b"abc", every=404), server.put("/b.tar", b"abc")]
     cache = make(parallel=1)
