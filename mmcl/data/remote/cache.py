@@ -50,9 +50,9 @@ class ShardCache:
         parallel: int = 4,
         backoff: float = 1.0,
     ) -> None:
-        self.folder = CacheFolder(folder, limit)
-        self.patience = Patience(attempts, timeout, backoff)
-        self.parallel = parallel
+        self._folder = CacheFolder(folder, limit)
+        self._patience = Patience(attempts, timeout, backoff)
+        self._parallel = parallel
         self._versions: dict[str, RemoteFile] = {}  # of what has been fetched
         self._good: dict[tuple[str, str | None], tuple[Path, int]] = {}
         self._closed = threading.Event()
@@ -97,7 +97,7 @@ class ShardCache:
             MmclError: url, what happened, attempts, what to do.
         """
         known = self._good.get((url, sha256))
-        path = known[0] if known and self.folder.use(*known) else self._fetch_locked(url, sha256)
+        path = known[0] if known and self._folder.use(*known) else self._fetch_locked(url, sha256)
         if self._wishes.pop(hashed(url), None) is not None and self._queue:
             self._start()  # it has been used, so that there is room again
         return path
@@ -129,11 +129,11 @@ class ShardCache:
             MmclError: it is not there, or the server cannot be asked.
         """
         known = self._versions.get(url)
-        return (known or self._persist(lambda: look(url, self.patience.timeout), url)).size
+        return (known or self._persist(lambda: look(url, self._patience.timeout), url)).size
 
     def _start(self) -> None:
         with self._lock:
-            for number in range(min(self.parallel - len(self._threads), len(self._queue))):
+            for number in range(min(self._parallel - len(self._threads), len(self._queue))):
                 thread = threading.Thread(target=self._work, daemon=True, name=f"mmcl-prefetch-{number}")
                 self._threads.add(thread)
                 thread.start()
@@ -152,21 +152,22 @@ class ShardCache:
             if not room:
                 with self._lock:
                     heapq.heappush(queue, (place, url, sha256))  # until something has been used
+                    room = queue is not self._queue  # there is another list by now
 
     def _prefetch_one(self, url: str, sha256: str | None, place: int) -> bool:
         """False if there was no room."""
         known = self._good.get((url, sha256))
-        if known is not None and self.folder.use(*known):
+        if known is not None and self._folder.use(*known):
             return True
         try:
-            lock = self.folder.lock(url).acquire(timeout=0)
+            lock = self._folder.lock(url).acquire(timeout=0)
         except filelock.Timeout:  # others download it: the next one
             return True
         with lock:
             return self._obtain(url, sha256, place) is not None
 
     def _fetch_locked(self, url: str, sha256: str | None) -> Path:
-        lock = self.folder.lock(url)
+        lock = self._folder.lock(url)
         self._await(lambda: _acquire(lock), f"{redact(url)}: another process downloads this")
         try:
             path = self._obtain(url, sha256, place=None)
@@ -188,20 +189,20 @@ class ShardCache:
         )
 
     def _attempt(self, url: str, sha256: str | None, place: int | None) -> Path | None:
-        file = look(url, self.patience.timeout)
+        file = look(url, self._patience.timeout)
         size = self._check(file, sha256)
-        path = self.folder.file(url, f"{size} {file.version}")
-        if not self.folder.use(path, size):
+        path = self._folder.file(url, f"{size} {file.version}")
+        if not self._folder.use(path, size):
             path.unlink(missing_ok=True)  # cut by a crash of the machine
-            part = self.folder.part(path, size)
-            self.folder.drop_parts(url, keep=part)
+            part = self._folder.part(path, size)
+            self._folder.drop_parts(url, keep=part)
             if not self._reserve(part, size, place):
                 return None
             self._receive(file, part, size)
             if sha256 is not None:
                 self._verify(part, sha256)
                 mark_checked(path, part, sha256)
-            elif look(url, self.patience.timeout) != file:
+            elif look(url, self._patience.timeout) != file:
                 part.unlink()
                 raise TransientError("it changed while it was downloaded")
             os.replace(part, path)
@@ -229,9 +230,9 @@ class ShardCache:
                 "the server does not say how long it is, so that nobody could tell whether it has arrived whole",
                 "Serve the shards as files (with Content-Length), or download them first.",
             )
-        if file.size > self.folder.limit:
+        if file.size > self._folder.limit:
             raise TransferError(
-                f"it has {file.size:,} bytes, more than the whole cache {self.folder.path} ({self.folder.limit:,})",
+                f"it has {file.size:,} bytes, more than the whole cache {self._folder.path} ({self._folder.limit:,})",
                 "Raise the limit of the cache; two windows of shards should fit in.",
             )
         if sha256 is None and self._versions.get(file.url, file) != file:
@@ -243,10 +244,10 @@ class ShardCache:
 
     def _reserve(self, part: Path, size: int, place: int | None) -> bool:
         if place is not None:
-            return self.folder.reserve(part, size, self._wishes, place)
+            return self._folder.reserve(part, size, self._wishes, place)
         self._await(
-            lambda: self.folder.reserve(part, size, self._wishes),
-            f"{self.folder.path}: all of its limit ({self.folder.limit:,} bytes) is taken by downloads",
+            lambda: self._folder.reserve(part, size, self._wishes),
+            f"{self._folder.path}: all of its limit ({self._folder.limit:,} bytes) is taken by downloads",
         )
         return True
 
@@ -255,7 +256,7 @@ class ShardCache:
         with part.open("r+b", buffering=0) as out:
             start, continued = out.seek(0, os.SEEK_END), True
             try:
-                for position, data in chunks(file, start, self.patience.timeout):
+                for position, data in chunks(file, start, self._patience.timeout):
                     self._stop_if_closed()
                     if position != out.tell():  # the server cannot go on where we were
                         continued = False
@@ -280,7 +281,7 @@ class ShardCache:
             part.unlink(missing_ok=True)
             free = shutil.disk_usage(part.parent).free
             raise MmclError(
-                f"{part.parent}: the cache cannot be written ({error.strerror}). Its limit is {self.folder.limit:,} "
+                f"{part.parent}: the cache cannot be written ({error.strerror}). Its limit is {self._folder.limit:,} "
                 f"bytes, and {free:,} are free on its disk. Lower the limit, or free some space."
             ) from None
 
@@ -289,21 +290,21 @@ class ShardCache:
             self._stop_if_closed()
             return attempt()
 
-        return persist(checked, url, self.patience, tenacity.sleep_using_event(self._closed))
+        return persist(checked, url, self._patience, tenacity.sleep_using_event(self._closed))
 
     def _stop_if_closed(self) -> None:
         if self._closed.is_set():
-            raise MmclError(f"{self.folder.path}: the shard cache was closed while a shard was fetched.")
+            raise MmclError(f"{self._folder.path}: the shard cache was closed while a shard was fetched.")
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         """Wait for others, as long as any download of theirs gets further."""
-        limit = self.patience.attempts * self.patience.timeout + failures.RETRY_AFTER_LIMIT
+        limit = self._patience.attempts * self._patience.timeout + failures.RETRY_AFTER_LIMIT
         pause, seen, since = 0.005, None, time.monotonic()
         while not ready():
             self._stop_if_closed()
             self._closed.wait(pause)
             pause = min(2 * pause, 0.1)
-            if (now := self.folder.progress()) != seen:
+            if (now := self._folder.progress()) != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > limit:
                 raise MmclError(f"{what}, and has not got further for {limit:.0f} s. End the process if it hangs.")

@@ -123,7 +123,7 @@ def _failure(error: BaseException, url: str, timeout: float) -> TransferError:
     if isinstance(error, TimeoutError):
         return TransientError(f"no data for {timeout:g} s")
     status = _status(error)
-    said = redact_text(str(error), url)
+    said = redact_text(str(error), url).rstrip(".")
     reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
     if status in set(http.HTTPStatus):
         reason = f"HTTP {status} {http.HTTPStatus(status).phrase}"

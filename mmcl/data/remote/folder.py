@@ -15,6 +15,7 @@ from mmcl.errors import MmclError
 
 ENTRY = re.compile(r"(?P<key>(?P<url>[0-9a-f]{16})[0-9a-f]{16})-.*?(?:\.(?P<size>\d+)\.part)?")
 ROOM_TIMEOUT = 600.0  # seconds; the lock is held for milliseconds
+STRIPE = 3  # digits of a hash that name a lock: there are at most 4,096
 LONGEST_NAME = 150  # bytes of a shard's name that are kept; file systems allow 255 for all of ours
 
 
@@ -85,7 +86,7 @@ class CacheFolder:
 
     def lock(self, url: str) -> filelock.BaseFileLock:
         """The lock of a URL's downloads. A few URLs share one, so that locks need never be removed."""
-        return self._lock(hashed(url)[:3])
+        return self._lock(hashed(url)[:STRIPE])
 
     def _lock(self, name: str) -> filelock.BaseFileLock:
         return filelock.FileLock(self._locks / f"{name}.lock", thread_local=False)
@@ -118,12 +119,12 @@ class CacheFolder:
         with self._room_lock(), contextlib.ExitStack() as held:
             entries = self._entries(leave_out=part)
             excess = sum(entry.size for entry in entries) + size - self.limit
-            going = []
+            going, ours = [], {part.name[:STRIPE]}
             for entry in sorted(entries, key=lambda entry: entry.value(wishes)):
                 if excess <= 0:
                     break
                 wanted_before = place is not None and wishes.get(entry.url, place) < place
-                if not wanted_before and (not entry.part or self._left_over(entry, held)):
+                if not wanted_before and (not entry.part or self._left_over(entry, ours, held)):
                     excess -= entry.size
                     going.append(entry)
             if excess > 0:
@@ -142,12 +143,15 @@ class CacheFolder:
                 "End it if it hangs (`fuser` on `locks/room.lock` in this folder tells which one it is)."
             ) from None
 
-    def _left_over(self, entry: Entry, held: contextlib.ExitStack) -> bool:
+    def _left_over(self, entry: Entry, ours: set[str], held: contextlib.ExitStack) -> bool:
         """Whether nobody downloads this any more; nobody can begin to before ``held`` is closed."""
+        name = entry.url[:STRIPE]
         try:
-            held.enter_context(self._lock(entry.url[:3]).acquire(timeout=0))
+            if name not in ours:
+                held.enter_context(self._lock(name).acquire(timeout=0))
         except filelock.Timeout:
             return False
+        ours.add(name)
         return True
 
     def _entries(self, leave_out: Path) -> list[Entry]:

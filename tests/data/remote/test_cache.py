@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmcl.data.remote import ShardCache
+from mmcl.data.remote.folder import hashed
 from mmcl.errors import MmclError
 from tests.data.remote.server import KIB, MIB, Server, content, shards, until, used
 from tests.data.remote.worker import Start, fetch_on_a_full_disk
@@ -99,6 +100,20 @@ def test_files_of_others_are_left_alone(server: Server, make: Callable[..., Shar
     assert (root / "mine.tar").read_bytes() == b"x" * 1000
 
 
+def test_leftovers_that_share_a_lock_make_room(server: Server, make: Callable[..., ShardCache], root: Path) -> None:
+    url = server.put("/a.tar", content("a", 300 * KIB))
+    cache = make(limit=400 * KIB)
+    for key in (hashed(url)[:3], hashed(url)[:3], "123", "123"):
+        left = f"{key}{len(list(root.glob('*.part'))):029d}-x.tar.{100 * KIB}.part"
+        (root / left).write_bytes(b"x")
+    cache.fetch(url)
+    assert len(list(root.glob("*.part"))) == 1
+    cache.fetch(server.put("/b.tar", content("b", 100 * KIB)))
+    cache.fetch(server.put("/c.tar", content("c", 400 * KIB)))
+    assert shards(root) == {"c.tar"}
+    assert not list(root.glob("*.part"))
+
+
 def test_a_full_disk_is_said(server: Server, root: Path, start: Start) -> None:
     url = server.put("/a.tar", content("a", 300 * KIB))
     _, result = start(fetch_on_a_full_disk, root, url)
@@ -151,6 +166,17 @@ def test_prefetch_never_pushes_out_what_is_wanted_sooner(
     cache.fetch(urls[0])
     until(lambda: shards(root) == {"2.tar", "4.tar", "5.tar"})
     assert [path for path, _, _ in server.gets[-3:]] == ["/6.tar", "/4.tar", "/5.tar"]
+
+
+def test_what_is_wanted_sooner_pushes_out_what_is_wanted_last(
+    server: Server, make: Callable[..., ShardCache], root: Path
+) -> None:
+    sooner, *urls = (server.put(f"/{i}.tar", content(str(i), 100 * KIB)) for i in range(4))
+    cache = make(limit=300 * KIB, parallel=1)
+    cache.prefetch(urls)
+    until(lambda: len(shards(root)) == 3)
+    cache.prefetch([sooner, *urls])
+    until(lambda: shards(root) == {"0.tar", "1.tar", "2.tar"})
 
 
 def test_what_prefetch_could_not_get_is_raised_by_fetch(server: Server, make: Callable[..., ShardCache]) -> None:
