@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import torch
 
 from mmcl.data import Source, Stream, find_shards
 from mmcl.data.shards import load_index
-from mmcl.data.write import UNFINISHED, claim
+from mmcl.data.write import claimed
 from mmcl.errors import MmclError
+from mmcl.files import replacing
 from mmcl.model import Encoder
 from mmcl.types import Batch
 
@@ -72,29 +72,30 @@ def embed_shards(
         transforms={m: encoder.transforms[m] for m in modalities},
         share=(0, 1),
     )
-    claim(out, [*vectors, "metadata/metadata_*.parquet"], "export")
-    parts: list[dict[str, Any]] = []
-    bad = [b._asdict() for b in stream.problems]
-    waiting: list[Batch] = []
-    for batch in stream:
-        waiting.append(batch)
-        bad += [b._asdict() for b in batch.bad if b.modality not in fields]  # a text that is bad is bad once
-        if stream.samples_seen % rows == 0 or stream.samples_seen == len(stream):
-            parts.append(_write_part(encoder, modalities, waiting, out, len(parts)))
-            waiting = []
-    manifest = {
-        "format": FORMAT,
-        "model": weights_digest(encoder),
-        "modalities": modalities,
-        "dim": parts[0]["dim"],
-        "samples": sum(part["samples"] for part in parts),
-        "shards": [{"name": i.path.name, "samples": len(i.keys), "digest": i.digest} for i in stream.indexes],
-        "source": source.model_dump(),
-        "parts": parts,
-        "bad_samples": bad,
-    }
-    _put(out / "manifest.json", json.dumps(manifest, indent=1).encode())
-    (out / UNFINISHED).unlink()
+    with claimed(out, [*vectors, "metadata/metadata_*.parquet"], "export") as left:
+        for path in left:
+            path.unlink()
+        parts: list[dict[str, Any]] = []
+        bad = [b._asdict() for b in stream.problems]
+        waiting: list[Batch] = []
+        for batch in stream:
+            waiting.append(batch)
+            bad += [b._asdict() for b in batch.bad if b.modality not in fields]  # a text that is bad is bad once
+            if stream.samples_seen % rows == 0 or stream.samples_seen == len(stream):
+                parts.append(_write_part(encoder, modalities, waiting, out, len(parts)))
+                waiting = []
+        manifest = {
+            "format": FORMAT,
+            "model": weights_digest(encoder),
+            "modalities": modalities,
+            "dim": parts[0]["dim"],
+            "samples": sum(part["samples"] for part in parts),
+            "shards": [{"name": i.path.name, "samples": len(i.keys), "digest": i.digest} for i in stream.indexes],
+            "source": source.model_dump(),
+            "parts": parts,
+            "bad_samples": bad,
+        }
+        _put(out / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
 
 
@@ -139,14 +140,10 @@ def _embed(encoder: Encoder, modality: str, batch: Batch) -> torch.Tensor:
 def _put(path: Path, content: "np.ndarray | pa.Table | bytes") -> None:
     """A file that is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with replacing(path) as file:
         if isinstance(content, bytes):
             file.write(content)
         elif isinstance(content, np.ndarray):
             np.save(file, content)
         else:
             pq.write_table(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

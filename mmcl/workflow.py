@@ -1,13 +1,13 @@
 """The main job, put together: a recipe in, a trained, measured and reported run out."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmcl import distributed
 from mmcl.errors import MmclError
+from mmcl.files import replacing
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe, load_recipe
 from mmcl.report import write_report
@@ -98,6 +98,5 @@ def _check_tasks(tasks: Sequence[Task], recipe: Recipe) -> None:
 
 
 def _write(path: Path, content: Any) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write(f"{json.dumps(content, indent=1)}\n".encode())

@@ -1,7 +1,8 @@
 """Tar shards in, batches out: one global order, whatever the number of processes and workers."""
 
+from mmcl.data.read import read_samples
 from mmcl.data.shards import expand, find_shards
 from mmcl.data.stream import Source, Stream, stream
 from mmcl.data.write import write_shards
 
-__all__ = ["Source", "Stream", "expand", "find_shards", "stream", "write_shards"]
+__all__ = ["Source", "Stream", "expand", "find_shards", "read_samples", "stream", "write_shards"]
