@@ -1,7 +1,6 @@
 """Embeddings of shards, in clip-retrieval's layout: <modality>_emb/*.npy beside metadata/*.parquet."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from mmcl.data import Source, Stream, find_shards
 from mmcl.data.shards import load_index
 from mmcl.data.write import claimed
 from mmcl.errors import MmclError
-from mmcl.files import replacing
+from mmcl.files import replacing, write_json
 from mmcl.model import Encoder
 from mmcl.types import Batch
 
@@ -95,7 +94,7 @@ def embed_shards(
             "parts": parts,
             "bad_samples": bad,
         }
-        _put(out / "manifest.json", json.dumps(manifest, indent=1).encode())
+        write_json(out / "manifest.json", manifest)
     return manifest
 
 
@@ -137,13 +136,11 @@ def _embed(encoder: Encoder, modality: str, batch: Batch) -> torch.Tensor:
     return full
 
 
-def _put(path: Path, content: "np.ndarray | pa.Table | bytes") -> None:
+def _put(path: Path, content: np.ndarray | pa.Table) -> None:
     """A file that is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        elif isinstance(content, np.ndarray):
+        if isinstance(content, np.ndarray):
             np.save(file, content)
         else:
             pq.write_table(content, file)

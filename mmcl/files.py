@@ -1,11 +1,12 @@
 """Files and folders that are either whole or not there, whatever instant a process dies at."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -26,6 +27,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file that is whole or not there."""
+    with replacing(path) as file:
+        file.write(f"{json.dumps(content, indent=1)}\n".encode())
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from mmcl.data.read import read_samples
 from mmcl.data.shards import expand, find_shards
 from mmcl.data.stream import Source, Stream, stream
+from mmcl.data.table import read_rows
+from mmcl.data.tally import Tally
 from mmcl.data.write import write_shards
 
-__all__ = ["Source", "Stream", "expand", "find_shards", "read_samples", "stream", "write_shards"]
+__all__ = ["Source", "Stream", "Tally", "expand", "find_shards", "read_rows", "read_samples", "stream", "write_shards"]

@@ -4,12 +4,11 @@ import errno
 import fcntl
 import hashlib
 import itertools
-import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from webdataset.writer import TarWriter
@@ -17,7 +16,7 @@ from webdataset.writer import TarWriter
 from mmcl.data.encode import Encoded, encode
 from mmcl.data.shards import load_index, scan, write_index
 from mmcl.errors import MmclError
-from mmcl.files import replacing
+from mmcl.files import replacing, write_json
 
 FORMAT = 1  # of the manifest
 UNFINISHED = ".unfinished"
@@ -74,8 +73,7 @@ def write_shards(
         if beyond:
             raise _changed(out, f"it holds {beyond[0]}, but the samples end with {writer.shards[-1]['name']}")
         manifest = {"format": FORMAT, "samples": sum(s["samples"] for s in writer.shards), "shards": writer.shards}
-        with replacing(out / "manifest.json") as file:
-            file.write(f"{json.dumps(manifest, indent=1)}\n".encode())
+        write_json(out / "manifest.json", manifest)
     return manifest
 
 
@@ -160,7 +158,7 @@ class _Writer:
     def _fill(self, tar: "_Tar", samples: Iterator[Encoded], path: Path) -> list[str]:
         starts: dict[str, int] = {}
         # mtime: the current time would give every copy another checksum; PAX: plain ustar, and room for long names
-        with TarWriter(tar, encoder=False, mtime=0, format="PAX_FORMAT") as writer:
+        with TarWriter(cast(BinaryIO, tar), encoder=False, mtime=0, format="PAX_FORMAT") as writer:
             for key, members in samples:
                 if key in starts:
                     raise MmclError(f"sample {key!r} comes twice; a key must be the only one of the data set.")

@@ -142,7 +142,7 @@ def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, random, signal, sys, time
+import os, random, shutil, signal, sys, time
 from pathlib import Path
 from mmcl.data import write_shards
 from mmcl.errors import MmclError
@@ -180,14 +180,15 @@ root = Path(sys.argv[1])
 before = time.perf_counter()
 assert ended(attempt(root / "whole", lambda: None)) == 0
 whole = time.perf_counter() - before
-kills = 0
-for trial in range(12):  # at random instants, again and again until it is through
+for trial in range(12):  # at random instants
     draw = random.Random(trial)
-    for _ in range(2):
+    while True:
         pid = attempt(root / f"random{trial}", lambda: None)
         time.sleep(draw.uniform(0, whole))
         os.kill(pid, signal.SIGKILL)
-        kills += ended(pid) != 0
+        if ended(pid) == signal.SIGKILL:
+            break
+        shutil.rmtree(root / f"random{trial}")  # it was through already
     assert ended(attempt(root / f"random{trial}", lambda: None)) == 0
 for number in range(1, 1000):  # before each operation on a file
     status = ended(attempt(root / f"event{number}", at_event(number)))
@@ -195,7 +196,7 @@ for number in range(1, 1000):  # before each operation on a file
     assert ended(attempt(root / f"event{number}", lambda: None)) == 0
     if status == 0:
         break
-print(kills, number)
+print(number)
 """
 
 
@@ -203,8 +204,7 @@ def test_a_killed_writing_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     """Kill -9 at random instants, and before each single operation on a file."""
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    kills, events = map(int, done.stdout.split())
-    assert kills >= 12
+    events = int(done.stdout)
     assert events > 20  # six and more operations for each of three shards
     folders = sorted(tmp_path.iterdir())
     assert len(folders) == 1 + 12 + events
