@@ -53,7 +53,9 @@ def build(
         command.default(_unfinished_only(tool["build"]))
         command(options, exit_on_error=False, print_error=True, result_action="return_value")
     except ModuleNotFoundError as error:
-        raise MmclError(f"{name} needs the package {error.name}: pip install {error.name}, or 'mmcl[all]'.") from None
+        raise MmclError(
+            f"{name} needs the package {error.name}: pip install {error.name}, or 'mmcl[demo,tools]'."
+        ) from None
 
 
 def _unfinished_only(build: Callable[..., Any]) -> Callable[..., None]:

@@ -148,7 +148,7 @@ from mmcl.data import write_shards
 from mmcl.errors import MmclError
 
 def samples():
-    for i in range(60):
+    for i in range(40):
         yield {"__key__": f"{i:04d}", "bin": random.Random(i).randbytes(3000), "txt": f"caption {i}", "json": {"i": i}}
 
 def attempt(out, dies):
@@ -205,11 +205,11 @@ def test_a_killed_writing_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     events = int(done.stdout)
-    assert events > 20  # six and more operations for each of three shards
+    assert events > 15  # six and more operations for each of two shards
     folders = sorted(tmp_path.iterdir())
     assert len(folders) == 1 + 12 + events
     whole = content(tmp_path / "whole")
-    assert len(whole) == 7
+    assert len(whole) == 5
     assert [folder.name for folder in folders if content(folder) != whole] == []
 
 
