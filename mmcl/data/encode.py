@@ -1,5 +1,6 @@
 """Samples to the bytes of their members, and nothing that a reader could not take up."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,6 +11,7 @@ from webdataset.writer import make_encoder
 from mmcl.errors import MmclError
 
 PICKLED = {"pyd", "pickle", "pkl", "pth", "pt"}  # readers unpickle what has such a name
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 Encoded = tuple[str, dict[str, bytes]]  # key, extension -> bytes
 
 _encoder = make_encoder(True)
@@ -72,7 +74,7 @@ def _check_letters(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise MmclError(f"{what} {text!r} is no Unicode text; rename it.") from None
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+    if CONTROL.search(text):
         raise MmclError(f"{what} {text!r} has control characters; leave them out.")
 
 

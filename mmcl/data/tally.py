@@ -48,7 +48,7 @@ class Tally:
             where: what names it: key, file, row.
         """
         self.counts[reason] += 1
-        self._list.write(f"{json.dumps({**where, 'reason': reason})}\n".encode())
+        self._list.write(f"{json.dumps({**where, 'reason': reason}, default=str)}\n".encode())
 
     def read(self, path: Path, **where: Any) -> bytes | None:
         """Bytes of a file; one that is missing, empty or cannot be read is counted, listed and None."""

@@ -48,5 +48,7 @@ class Where:
         except self._invalid as error:
             name = getattr(error, "name", None)
             return f"where: no field {name!r}" if name else f"where: {error}"
-        except Exception as error:  # whatever the values of one sample bring about
+        except ValueError:  # its text holds the value, and a reason is one that many samples share
+            return "where: ValueError"
+        except Exception as error:  # whatever else the values of one sample bring about
             return f"where: {type(error).__name__}: {error}"

@@ -21,6 +21,7 @@ from mmcl.files import replacing, write_json
 FORMAT = 1  # of the manifest
 UNFINISHED = ".unfinished"
 SHARDS = "[0-9][0-9][0-9][0-9][0-9]*.tar"
+PARTIAL = (f".{SHARDS}.partial", f"{SHARDS}.*.partial")  # shards and indexes of a process that was killed
 
 
 def write_shards(
@@ -53,9 +54,11 @@ def write_shards(
     out = Path(out)
     if any(limit is not None and limit < 1 for limit in (samples_per_shard, bytes_per_shard)):
         raise MmclError(f"a shard needs room: got {samples_per_shard} samples and {bytes_per_shard} bytes a shard.")
-    with claimed(out, [SHARDS], "data set") as there:
-        for partial in out.glob("*.tar.*partial"):
-            partial.unlink()
+    with claimed(out, [SHARDS, *PARTIAL], "data set") as left:
+        there = {path.name for path in left if path.suffix == ".tar"}
+        for path in left:
+            if path.suffix == ".partial":
+                path.unlink()
         writer = _Writer(out, samples_per_shard or 2**63, bytes_per_shard or 2**63)
         encoded = encode(samples)
         try:
@@ -69,7 +72,7 @@ def write_shards(
             ) from None
         if not writer.shards:
             raise MmclError(f"there are no samples to write to {out}.")
-        beyond = sorted({path.name for path in there} - {shard["name"] for shard in writer.shards})
+        beyond = sorted(there - {shard["name"] for shard in writer.shards})
         if beyond:
             raise _changed(out, f"it holds {beyond[0]}, but the samples end with {writer.shards[-1]['name']}")
         manifest = {"format": FORMAT, "samples": sum(s["samples"] for s in writer.shards), "shards": writer.shards}
@@ -110,7 +113,7 @@ def claimed(out: Path, patterns: Sequence[str], what: str) -> Iterator[list[Path
             pass
         _refuse_finished(out, what)  # by whoever held the lock before us
         yield [path for pattern in patterns for path in sorted(out.glob(pattern))]
-        marker.unlink()
+        marker.unlink(missing_ok=True)
 
 
 def _refuse_finished(out: Path, what: str) -> None:
@@ -143,7 +146,8 @@ class _Writer:
             keys = self._fill(tar, samples, path)
             self._refuse_repeated(keys)
         index = scan(path)
-        assert list(index.keys) == keys, f"{path} does not give back the keys that were written"
+        assert list(index.keys) == keys, f"{path} does not give back what was written"
+        assert not index.problems, index.problems
         write_index(index)
         self.shards.append(
             {

@@ -139,6 +139,9 @@ def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
     with pytest.raises(MmclError, match="holds 00003.tar, which would be overwritten"):
         write_shards(samples(5), tmp_path)
     assert content(tmp_path) == {"00003.tar": b"years of work"}
+    (tmp_path / "00003.tar").rename(tmp_path / "download.tar.partial")
+    write_shards(samples(5), tmp_path)
+    assert (tmp_path / "download.tar.partial").read_bytes() == b"years of work"
 
 
 KILLED = """
@@ -200,6 +203,7 @@ print(number)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_writing_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     """Kill -9 at random instants, and before each single operation on a file."""
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True)

@@ -109,6 +109,12 @@ def test_where_it_cannot_be_computed_is_counted(shards: Path, tmp_path: Path, re
     }
 
 
+def test_reasons_do_not_hold_values(tmp_path: Path, reshard: SimpleNamespace) -> None:
+    write_shards(samples(20), tmp_path / "in")
+    reshard.build(tmp_path / "out", [str(tmp_path / "in")], where="i == 5 or int(caption) > 3")
+    assert counts(tmp_path / "out") == {"samples read": 20, "samples kept": 1, "where: ValueError": 19}
+
+
 @pytest.mark.parametrize(
     ("where", "told"),
     [
