@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from mmcl.files import replacing_folder
 
 FORMAT = 1
 _log = logging.getLogger(__name__)
@@ -44,21 +45,13 @@ def write(
         keep: how many to leave; older ones are removed after the new one is in place.
     """
     final = folder / f"step-{step:08d}"
-    partial = folder / f".step-{step:08d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, tensors in files.items():
-        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, partial / f"{name}.safetensors")
-    (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
-    sums = {path.name: _sum(path) for path in sorted(partial.iterdir())}
-    (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
-    for path in partial.iterdir():
-        _sync(path)
-    _sync(partial)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(partial, final)
-    _sync(folder)
+    with replacing_folder(final) as partial:
+        for name, tensors in files.items():
+            whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            save_file(whole, partial / f"{name}.safetensors")
+        (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
+        sums = {path.name: _sum(path) for path in sorted(partial.iterdir())}
+        (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
     older = [path for path in _listed(folder) if path < final]
     newer = [path for path in _listed(folder) if path > final]  # of a future that was damaged and did not happen
     for path in [*older[: max(len(older) - keep + 1, 0)], *newer]:
@@ -87,11 +80,3 @@ def _listed(folder: Path) -> list[Path]:
 def _sum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

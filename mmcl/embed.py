@@ -1,8 +1,6 @@
 """Embeddings of shards, in clip-retrieval's layout: <modality>_emb/*.npy beside metadata/*.parquet."""
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ import pyarrow.parquet as pq
 import torch
 
 from mmcl.data import Source, Stream
-from mmcl.data.write import UNFINISHED, claim
+from mmcl.data.write import claimed
 from mmcl.errors import MmclError
+from mmcl.files import replacing, write_json
 from mmcl.model import Encoder
 from mmcl.types import Batch
 
@@ -71,29 +70,30 @@ def embed_shards(
     if "json" in stream.shards.extensions():
         fields["json"] = "json"
         stream = Stream(source.fixed(**fields), **settings)
-    claim(out, [*vectors, "metadata/metadata_*.parquet"], "export")
-    parts: list[dict[str, Any]] = []
-    bad: list[dict[str, Any]] = []
-    waiting: list[Batch] = []
-    for batch in stream:
-        waiting.append(batch)
-        bad += [b._asdict() for b in batch.bad if b.modality not in fields]  # a text that is bad is bad once
-        if stream.samples_seen % rows == 0 or stream.samples_seen == stream.samples:
-            parts.append(_write_part(encoder, modalities, waiting, out, len(parts)))
-            waiting = []
-    manifest = {
-        "format": FORMAT,
-        "model": weights_digest(encoder),
-        "modalities": modalities,
-        "dim": parts[0]["dim"],
-        "samples": sum(part["samples"] for part in parts),
-        "shards": stream.shards.described(),
-        "source": source.model_dump(),
-        "parts": parts,
-        "bad_samples": bad,
-    }
-    _put(out / "manifest.json", json.dumps(manifest, indent=1).encode())
-    (out / UNFINISHED).unlink()
+    with claimed(out, [*vectors, "metadata/metadata_*.parquet"], "export") as left:
+        for path in left:
+            path.unlink()
+        parts: list[dict[str, Any]] = []
+        bad: list[dict[str, Any]] = []
+        waiting: list[Batch] = []
+        for batch in stream:
+            waiting.append(batch)
+            bad += [b._asdict() for b in batch.bad if b.modality not in fields]  # a text that is bad is bad once
+            if stream.samples_seen % rows == 0 or stream.samples_seen == stream.samples:
+                parts.append(_write_part(encoder, modalities, waiting, out, len(parts)))
+                waiting = []
+        manifest = {
+            "format": FORMAT,
+            "model": weights_digest(encoder),
+            "modalities": modalities,
+            "dim": parts[0]["dim"],
+            "samples": sum(part["samples"] for part in parts),
+            "shards": stream.shards.described(),
+            "source": source.model_dump(),
+            "parts": parts,
+            "bad_samples": bad,
+        }
+        write_json(out / "manifest.json", manifest)
     return manifest
 
 
@@ -135,17 +135,11 @@ def _embed(encoder: Encoder, modality: str, batch: Batch) -> torch.Tensor:
     return full
 
 
-def _put(path: Path, content: "np.ndarray | pa.Table | bytes") -> None:
+def _put(path: Path, content: np.ndarray | pa.Table) -> None:
     """A file that is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        elif isinstance(content, np.ndarray):
+    with replacing(path) as file:
+        if isinstance(content, np.ndarray):
             np.save(file, content)
         else:
             pq.write_table(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

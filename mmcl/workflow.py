@@ -1,13 +1,12 @@
 """The main job, put together: a recipe in, a trained, measured and reported run out."""
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmcl import distributed
 from mmcl.errors import MmclError
+from mmcl.files import write_json
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe, load_recipe
 from mmcl.report import write_report
@@ -63,8 +62,8 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) ->
     distributed.barrier()
     numbers = trainer.train()
     if distributed.rank() == 0:
-        _write(run.results, nest(numbers, {task.name: task.key for task in measurement.tasks}))
-        _write(run.examples, measurement.examples)
+        write_json(run.results, nest(numbers, {task.name: task.key for task in measurement.tasks}))
+        write_json(run.examples, measurement.examples)
         write_report(run, {task.name: task.spec.title for task in measurement.tasks})
     distributed.barrier()
     return run.path
@@ -95,9 +94,3 @@ def _check_tasks(tasks: Sequence[Task], recipe: Recipe) -> None:
         task.check(list(recipe.towers))
         if keys.count(task.key) > 1 or task.key == "train":
             raise MmclError(f"tasks: {task.name}: its key {task.key!r} is taken; its numbers would hide others.")
-
-
-def _write(path: Path, content: Any) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)

@@ -4,6 +4,8 @@ from mmcl.data.read import read_samples
 from mmcl.data.shards import expand, find_shards
 from mmcl.data.source import SampleWindow, Source
 from mmcl.data.stream import LastBatch, Stream, stream
+from mmcl.data.table import read_rows
+from mmcl.data.tally import Tally
 from mmcl.data.write import write_shards
 
 __all__ = [
@@ -11,8 +13,10 @@ __all__ = [
     "SampleWindow",
     "Source",
     "Stream",
+    "Tally",
     "expand",
     "find_shards",
+    "read_rows",
     "read_samples",
     "stream",
     "write_shards",

@@ -123,7 +123,7 @@ def write_index(shard: Path, index: ShardIndex) -> None:
     said = json.dumps(header)
     content = save_tensors({name: getattr(index, name) for name in TENSORS}, {"mmcl": f"{_sum(said)} {said}"})
     for path in index_paths(shard):
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(content)

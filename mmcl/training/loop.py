@@ -214,8 +214,7 @@ class Trainer:
         dropped = f"; {self.stream.dropped} samples left out as incomplete batches" if self.stream.dropped else ""
         if totals or dropped:
             self.progress.say(
-                f"{when}: {samples:,} samples; not usable: {in_words(totals)}{dropped}; "
-                f"see {self.run.bad_samples}"
+                f"{when}: {samples:,} samples; not usable: {in_words(totals)}{dropped}; see {self.run.bad_samples}"
             )
 
     def _save(self) -> None:

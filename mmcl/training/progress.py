@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mmcl.files import replacing
+
 Row = dict[str, int | float]
 
 
@@ -26,15 +28,18 @@ class Metrics:
         """Add numbers to the last row."""
         lines = self.path.read_text().splitlines()
         last = json.loads(lines.pop()) if lines else {}
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in [*lines, json.dumps(last | row)]))
-        partial.replace(self.path)
+        _rewrite(self.path, [*lines, json.dumps(last | row)])
 
 
 def cut_back(path: Path, step: int) -> None:
     """Leave the rows of a file up to a step."""
     lines = path.read_text().splitlines() if path.exists() else []
-    path.write_text("".join(f"{line}\n" for line in lines if _step(line) <= step))
+    _rewrite(path, [line for line in lines if _step(line) <= step])
+
+
+def _rewrite(path: Path, lines: list[str]) -> None:
+    with replacing(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
 
 
 def _step(line: str) -> float:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from mmcl import workflow
+from mmcl import bundled, workflow
 from mmcl.cli import main
+from mmcl.data import read_samples
 from mmcl.recipe import Recipe, dump_yaml
 
 
@@ -119,6 +120,55 @@ def test_a_data_set_of_ones_own_is_built_once(tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["samples"] == 3
     main(["data", "build", str(script), "--out", str(tmp_path / "out")])
     assert "is finished already" in capsys.readouterr().err
+
+
+def test_a_data_set_has_the_options_of_its_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "some.py"
+    script.write_text(
+        "from mmcl.data import write_shards\n"
+        "def build(out, word: str, *, number: int = 3, upper: bool = False):\n"
+        '    """Write a word often.\n\n'
+        "    Args:\n        out: folder to make.\n        word: what to write.\n        number: how often.\n"
+        '        upper: in capitals.\n    """\n'
+        "    word = word.upper() if upper else word\n"
+        "    write_shards(({'__key__': str(i), 'txt': word} for i in range(number)), out)\n"
+    )
+    main(["data", "build", str(script), "--help"])
+    shown = capsys.readouterr().out
+    for part in ("Write a word often", "WORD --word", "how often. [default: 3]", "--upper", "--out"):
+        assert part in shown
+    main(["data", "build", str(script), "hey", "--number", "2", "--upper", "--out", str(tmp_path / "out")])
+    assert [sample["txt"] for sample in read_samples(tmp_path / "out")] == [b"HEY", b"HEY"]
+    assert "2  samples in" in capsys.readouterr().err
+    mistakes = {
+        "hey --out NO --numbr 3": "Did you mean --number?",
+        "hey --out NO --number x": 'unable to convert "x" into int',
+        "--out NO": "--word",
+        "hey": "--out",
+        "hey you --out NO": "you",
+    }
+    for words, told in mistakes.items():
+        assert told in fails(capsys, "data", "build", script, *words.replace("NO", str(tmp_path / "no")).split())
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("name", ["from_folder", "from_table", "reshard"])
+def test_a_data_tool_explains_each_of_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import inspect
+    import runpy
+
+    build = runpy.run_path(str(bundled.shelf("data_tools") / f"{name}.py"))["build"]
+    main(["data", "build", name, "--help"])
+    shown = capsys.readouterr().out
+    for option in inspect.signature(build).parameters:
+        assert f"--{option.replace('_', '-')}" in shown
+        assert f"        {option}: " in build.__doc__
+
+
+def test_a_data_set_that_needs_a_package_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "late.py"
+    script.write_text("def build(out):\n    import nowhere_to_be_found\n")
+    assert "needs the package nowhere_to_be_found: pip install" in fails(capsys, "data", "build", script, "--out", "x")
 
 
 def test_a_tokenizer_is_trained_on_the_captions_of_shards(

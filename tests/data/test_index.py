@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_written_has_its_indexes_in_the_cache(
     monkeypatch.setenv("MMCL_CACHE", str(tmp_path / "cache"))
     shard = tar(tmp_path / "a.tar", [("a.txt", b"one")])
     beside = index_paths(shard)[0]
-    (beside.parent / f".{beside.name}.{os.getpid()}.partial").mkdir()  # nothing can be written in its place
+    (beside.parent / f"{beside.name}.{os.getpid()}.partial").mkdir()  # nothing can be written in its place
     load_index(shard)
     assert not beside.exists()
     assert index_paths(shard)[1].is_file()
