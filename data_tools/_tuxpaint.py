@@ -2,13 +2,8 @@
 
 import io
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import matplotlib
 import numpy as np
@@ -16,9 +11,6 @@ import resvg_py
 import soundfile
 from PIL import Image
 
-from mmcl.errors import MmclError
-
-PACKAGE = "tuxpaint-stamps-default"
 MARGIN = 0.05  # of paper on each side, as a share of the longer side of the stamp
 FONTS = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")  # for text in SVGs: the same on every machine
 SOUND = re.compile(r"(?P<stamp>.+?)(_desc)?(_(?P<language>[a-z]{2,3}(_[A-Za-z]{2})?))?")  # a recording's file name
@@ -35,38 +27,6 @@ class Stamp:
     png: bytes
     captions: dict[str, str]  # language in lower case -> text
     recordings: dict[str, bytes] = field(default_factory=dict)  # "fr.ogg", "effect.wav", ... -> content of the file
-
-
-@contextmanager
-def unpacked(source: Path | None) -> Iterator[Path]:
-    """Folder of the stamps in Debian's package.
-
-    Args:
-        source: the .deb, a folder that holds it, or a folder with its content; without it, apt-get downloads it.
-
-    Raises:
-        MmclError: it is not there, or cannot be fetched or unpacked.
-    """
-    with TemporaryDirectory() as temporary:
-        if source is None:
-            _run("apt-get", "download", PACKAGE, folder=temporary)
-        folder = Path(source or temporary)
-        packages = [folder] if folder.suffix == ".deb" else sorted(folder.glob(f"{PACKAGE}*.deb"))
-        if packages:
-            folder = Path(temporary) / "content"
-            _run("dpkg-deb", "-x", str(packages[-1].absolute()), str(folder), folder=temporary)
-        inside = folder / "usr/share/tuxpaint/stamps"
-        yield inside if inside.is_dir() else folder
-
-
-def _run(*command: str, folder: str) -> None:
-    advice = f"Get the package at https://packages.debian.org/{PACKAGE} and pass it, or the folder that it unpacks to, "
-    advice += "as `source`."
-    if not shutil.which(command[0]):
-        raise MmclError(f"stamps: {command[0]} is not installed here. {advice}")
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise MmclError(f"stamps: `{' '.join(command)}` failed: {done.stderr.strip()} {advice}")
 
 
 def read_stamps(root: Path, left_out: LeftOut) -> list[Stamp]:

@@ -128,7 +128,7 @@ def test_samples() -> Iterator[dict[str, Any]]:
 
 
 def with_speech(samples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same samples, with ``mp3``: those for testing and a character's first SPOKEN, in drawn voices, say its name."""
+    """The same samples: those for testing, and a character's first SPOKEN in drawn voices, say its name (``mp3``)."""
     from _speech import Utterance, drawn, speak
 
     def utterance(made: dict[str, Any]) -> Utterance | None:

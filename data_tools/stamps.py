@@ -19,7 +19,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from _tuxpaint import LeftOut, Stamp, read_stamps, unpacked
+from _debian import unpacked
+from _tuxpaint import LeftOut, Stamp, read_stamps
 
 from mmcl.data import write_shards
 from mmcl.errors import MmclError
@@ -109,7 +110,9 @@ def build(out: Path, source: Path | None = None) -> None:
         source: the .deb, a folder that holds it, or a folder with its content; without it, apt-get downloads it.
     """
     left_out: LeftOut = defaultdict(list)
-    with unpacked(source) as root:
+    with unpacked("tuxpaint-stamps-default", source) as content:
+        installed = content / "usr/share/tuxpaint/stamps"
+        root = installed if installed.is_dir() else content
         stamps = sorted(read_stamps(root, left_out), key=by_hash)  # so that every shard is a fair sample
         if not stamps:
             raise MmclError(f"{root} holds no stamps: pictures (.png, .svg) with a .txt of the same name beside them.")

@@ -65,7 +65,7 @@ def test_every_data_tool_is_short_and_imports_nothing_of_ours_but_mmcl(name: str
 
 def test_a_file_that_begins_with_an_underscore_is_a_part_of_its_neighbours() -> None:
     parts = {path.stem for path in bundled.shelf("data_tools").glob("_*.py")}
-    assert parts == {"_speech", "_tuxpaint"}
+    assert parts == {"_debian", "_speech", "_tuxpaint"}
     assert parts.isdisjoint(TOOLS)
     with pytest.raises(MmclError, match="no data set is called '_speech'"):
         bundled.find("data set", "_speech", bundled.shelf("data_tools"), ".py", "mmcl data list")
