@@ -118,7 +118,7 @@ def build(
         bytes_per_shard: a shard that has reached so many bytes is full.
     """
     file_columns, text_columns = columns(files or [], ""), columns(text or [], "txt")
-    tables = expand(table)
+    tables = [Path(path) for path in expand(table)]
     if not tables:
         raise MmclError(f"no tables match {table!r}.")
 

@@ -19,11 +19,12 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 from mmcl.data import stream, write_shards
+from mmcl.errors import MmclError
 from mmcl.towers import train_sentencepiece
 
 SIZE = 48  # stored width and height in pixels
 EM = 0.75  # font size as a share of SIZE: a DejaVu line (1.16 em) leaves a small margin
-SEED, PER_CHARACTER = 0, 8  # training samples of a character
+SEED, PER_CHARACTER, SPOKEN = 0, 8, 3  # training samples of a character, and how many of them may speak
 SHIFT, SCALE = 0.01, 0.03  # training: at most this shift (share of SIZE) and this change of the font size
 TEST_FILE = Path(__file__).with_name("glyphs_test.txt")  # one test character a line: code point, then its name
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -126,11 +127,31 @@ def test_samples() -> Iterator[dict[str, Any]]:
         yield sample(f"{ord(char):05x}", char, style, render(char, style), "{name}")
 
 
-def build(out: Path) -> None:
-    """Write ``out/train``, ``out/test``, a tokenizer of the training captions, and last ``out/manifest.json``."""
+def with_speech(samples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same samples: those for testing, and a character's first SPOKEN in drawn voices, say its name (``mp3``)."""
+    from _speech import Utterance, drawn, speak
+
+    def utterance(made: dict[str, Any]) -> Utterance | None:
+        name, copy = made["json"]["name"], made["__key__"].partition("-")[2]
+        if not copy:
+            return Utterance(name)
+        return drawn(name, *draw("speech", SEED, made["__key__"])[:3]) if int(copy) < SPOKEN else None
+
+    return speak(samples, utterance)
+
+
+def build(out: Path, speech: bool = False) -> None:
+    """Write ``out/train``, ``out/test``, a tokenizer of the training captions, and last ``out/manifest.json``.
+
+    Args:
+        out: folder to make.
+        speech: let espeak-ng say the names of characters: a third modality.
+    """
     for name, samples in {"train": train_samples, "test": test_samples}.items():
         if not (out / name / "manifest.json").exists():
-            write_shards(samples(), out / name)
+            write_shards(with_speech(samples()) if speech else samples(), out / name)
+        elif ('"mp3"' in (out / name / "00000.tar.index.json").read_text()) != speech:
+            raise MmclError(f"{out / name} was built with{'out' * speech} speech; remove it, or build elsewhere.")
     captions = (text for b in stream(out / "train", {"text": "txt"}, batch_size=1000) for text in b["text"])
     train_sentencepiece(captions, out / "tokenizer.model", vocab_size=2200, kind="bpe")
     counts = {name: json.loads((out / name / "manifest.json").read_text())["samples"] for name in ("train", "test")}

@@ -18,8 +18,12 @@ def shelf(name: Shelf) -> Path:
 
 
 def names(folder: Path, suffix: str) -> list[str]:
-    """Names of all files with this suffix below a folder, as a user types them: ``glyphs/clip_tiny``."""
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob(f"*{suffix}"))
+    """Names of all files with this suffix below a folder, as a user types them: ``glyphs/clip_tiny``.
+
+    A file whose name begins with an underscore is a part of its neighbours, not one of them.
+    """
+    files = [path for path in folder.rglob(f"*{suffix}") if not path.name.startswith("_")]
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
 
 
 def find(what: str, name: str, folder: Path, suffix: str, listing: str) -> Path:

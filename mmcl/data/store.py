@@ -167,10 +167,10 @@ class ShardSet:
             return
         self._held[pool] = [*self._held.get(pool, []), remote][-2:]
         need = sum({n: size for held in self._held.values() for window in held for n, size in window.items()}.values())
-        if need > self.cache.folder.limit:
+        if need > self.cache.limit:
             raise MmclError(
                 f"data: two windows of remote shards take {need / 1e9:.3g} GB, but the cache in "
-                f"{self.cache.folder.path} may hold {self.cache.folder.limit / 1e9:.3g} GB. Raise "
+                f"{self.cache.path} may hold {self.cache.limit / 1e9:.3g} GB. Raise "
                 "data.cache.gigabytes, or make `window` smaller."
             )
 

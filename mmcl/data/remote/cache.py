@@ -58,6 +58,16 @@ class ShardCache:
         self._closed = threading.Event()
         self._begin()
 
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
+
+    @property
+    def limit(self) -> int:
+        """Bytes under it, at most."""
+        return self._folder.limit
+
     def _begin(self) -> None:
         """State of the background downloads, none of which live on in a fork."""
         self._pid = os.getpid()
