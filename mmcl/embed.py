@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mmcl.data import Source, Stream
+from mmcl.data.source import Selector
 from mmcl.data.write import claimed
 from mmcl.errors import MmclError
 from mmcl.files import replacing, write_json
@@ -57,6 +58,10 @@ def embed_shards(
         for m in modalities
         if encoder.takes(m) == "text"
     }
+    unread = [
+        m for m in source.modalities if m not in modalities and not Selector.parse(source.modalities[m], m).is_text
+    ]
+    source = source.model_copy(update={"modalities": {m: s for m, s in source.modalities.items() if m not in unread}})
     vectors = [f"{FOLDERS.get(m, m)}_emb/{FOLDERS.get(m, m)}_emb_*.npy" for m in modalities]
     rows = max(part_size // batch_size, 1) * batch_size
     settings: dict[str, Any] = {

@@ -97,6 +97,6 @@ def train_tokenizer(shards: str, /, *, out: Path, text: str = "txt", vocab_size:
     from mmcl.data import stream
     from mmcl.towers import train_sentencepiece
 
-    batches = stream(shards, {"text": text}, batch_size=1000, shuffle=False)
-    captions = (caption for batch in batches for caption in batch["text"] if caption is not None)
+    batches = stream(shards, {"text": text}, batch_size=1000, shuffle=False, captions="all")
+    captions = (caption for batch in batches for several in batch["text"] for caption in several or [])
     print(train_sentencepiece(captions, out, vocab_size))

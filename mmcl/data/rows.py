@@ -13,7 +13,7 @@ from mmcl.data.order import draws
 from mmcl.data.pool import Ref
 from mmcl.data.remote import is_remote
 from mmcl.data.shards import is_pipe
-from mmcl.data.source import TEXTS, Choice, Selector, Source, chosen, plain
+from mmcl.data.source import Choice, Selector, Source, chosen, plain
 from mmcl.data.store import Shard, ShardSet
 from mmcl.errors import BadSampleError, MmclError
 from mmcl.types import Bad, Draw, Transform
@@ -58,8 +58,9 @@ class Reader:
             None if s.identity is None else Selector.parse(s.identity, "data: identity") for s in sources
         ]
         self.modalities = list(dict.fromkeys(m for source in sources for m in source.modalities))
-        # the rows of a sample's captions are counted where all of them are asked for
-        self.ragged = {m for s in sources if s.captions == "all" for m in s.modalities if _is_text(s.modalities[m])}
+        # the rows of a sample's texts are counted where all of them are asked for
+        every = [x for s, x in zip(sources, self.selectors, strict=True) if s.captions == "all"]
+        self.ragged = {m for selectors in every for m, selector in selectors.items() if selector.is_text}
         self._where: dict[str, tuple[int, int] | None] | None = None
 
     def empty(self, rows: int) -> Filled:
@@ -177,11 +178,6 @@ class Reader:
             f"data: no sample of {source.shards} has {m} ({source.modalities[m]}); their members are: {shown}. "
             f"Correct `modalities`, or leave {m} out."
         )
-
-
-def _is_text(said: str) -> bool:
-    value = Selector.parse(said, "data").choices[0]
-    return value.kind == "json" or value.kind in TEXTS
 
 
 def _identity(choice: Choice | None, data: Mapping[str, bytes]) -> str | None:

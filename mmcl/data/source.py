@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mmcl.errors import BadSampleError, MmclError
@@ -50,6 +50,15 @@ class Source(Spec):
     told."""
     window: Window = 16
     """Shards whose samples are shuffled together, or `{samples: N}`."""
+
+    @model_validator(mode="after")
+    def _means_something(self) -> "Source":
+        if not self.modalities:
+            raise MmclError("modalities: say at least one, as in image: jpg;png.")
+        for modality in self.optional:
+            if modality not in self.modalities:
+                raise MmclError(f"optional: {modality} is none of the modalities: {', '.join(self.modalities)}.")
+        return self
 
     def fixed(self, **more: str) -> "Source":
         """The same for measuring: nothing is drawn, and further fields are read, which a sample may lack."""
@@ -115,6 +124,11 @@ class Selector:
                 )
             choices.append(choice)
         return cls(tuple(choices))
+
+    @property
+    def is_text(self) -> bool:
+        """Whether texts lie there."""
+        return all(choice.kind == "json" or choice.kind in TEXTS for choice in self.choices)
 
     @property
     def extensions(self) -> list[str]:

@@ -233,6 +233,8 @@ def _order(
     weights = [source.weight for source in sources]
     windows: list[Window | None] = [source.window if shuffle else None for source in sources]
     given = [weight for weight in weights if weight is not None]
+    if given and len(weights) == 1:
+        raise MmclError("data: a weight has no effect where there is one source; leave it out.")
     if given and len(given) < len(weights):
         raise MmclError("data: some sources have a weight and some have none; give all of them one, or none.")
     if not given and len({str(window) for window in windows}) > 1:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmcl.errors import BadSampleError
 
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte in RGB: the bound from which Pillow warns of decompression bombs
+SCRATCH = 32 << 20  # bytes that a thread keeps for decoding
 SCALES = (8, 4, 2)  # at which libjpeg decodes faster than in full
 SPARE = 1.2  # a box decoded at a smaller scale is still as many times larger than what it is resized to
 SCALED_COLOURS = {"RGB", "YCbCr", "Gray"}
@@ -151,20 +152,28 @@ class Picture:
         """Pixels in this thread's own memory, which the next call overwrites; None where Pillow has to try."""
         least = (-(-self.height // scale), -(-self.width // scale))
         need = 3 * least[0] * least[1]
-        if getattr(_scratch, "size", 0) < need:
-            _scratch.size, _scratch.memory = need, np.empty(need, np.uint8)
+        memory = _memory(need)
         try:
             pixels = simplejpeg.decode_jpeg(
                 self._data,
                 min_height=least[0] if scale > 1 else 0,
                 min_width=least[1] if scale > 1 else 0,
                 min_factor=scale,
-                buffer=_scratch.memory,
+                buffer=memory,
             )
         except ValueError:  # damaged; Pillow forgives more, or says what is wrong
             return None
         assert pixels.shape[:2] == least, f"{pixels.shape} at 1/{scale} of {(self.height, self.width)}"
         return pixels
+
+
+def _memory(need: int) -> NDArray[np.uint8]:
+    """Memory of this thread, used again and again; a large picture has some of its own, which is given back."""
+    if need > SCRATCH:
+        return np.empty(need, np.uint8)
+    if getattr(_scratch, "size", 0) < need:
+        _scratch.size, _scratch.memory = need, np.empty(need, np.uint8)
+    return _scratch.memory
 
 
 def resize(part: UInt8[Tensor, "from_height from_width 3"], out: UInt8[Tensor, "height width 3"]) -> None:

@@ -16,8 +16,7 @@ import soundfile
 from PIL import Image
 
 from mmcl import bundled
-from mmcl.data import find_shards
-from mmcl.data.shards import load_index
+from mmcl.data import read_samples
 from mmcl.errors import MmclError
 
 TOOLS = bundled.shelf("data_tools")
@@ -89,8 +88,7 @@ def package(tmp_path: Path) -> Path:
 
 def read(out: Path) -> dict[str, dict[str, bytes]]:
     """Key -> extension -> bytes of all samples."""
-    indexes = [load_index(path) for path in find_shards(out)]
-    return {key: {e: index.read(key, e) for e in index.samples[key]} for index in indexes for key in index.keys}
+    return {str(sample.pop("__key__")): sample for sample in read_samples(out)}
 
 
 def test_a_sample_has_its_picture_captions_and_recordings(tool: Any, package: Path, tmp_path: Path) -> None:
