@@ -18,7 +18,7 @@ from fontTools import unicodedata as ucd
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from mmcl.data import stream, write_shards
+from mmcl.data import read_samples, stream, write_shards
 from mmcl.errors import MmclError
 from mmcl.towers import train_sentencepiece
 
@@ -150,7 +150,7 @@ def build(out: Path, speech: bool = False) -> None:
     for name, samples in {"train": train_samples, "test": test_samples}.items():
         if not (out / name / "manifest.json").exists():
             write_shards(with_speech(samples()) if speech else samples(), out / name)
-        elif ('"mp3"' in (out / name / "00000.tar.index.json").read_text()) != speech:
+        elif ("mp3" in next(read_samples(out / name))) != speech:
             raise MmclError(f"{out / name} was built with{'out' * speech} speech; remove it, or build elsewhere.")
     captions = (text for b in stream(out / "train", {"text": "txt"}, batch_size=1000) for text in b["text"])
     train_sentencepiece(captions, out / "tokenizer.model", vocab_size=2200, kind="bpe")

@@ -14,7 +14,8 @@ import pytest
 
 from mmcl import bundled
 from mmcl.cli import main
-from mmcl.data import read_samples, write_shards
+from mmcl.data import find_shards, read_samples, write_shards
+from mmcl.data.store import ShardSet
 from mmcl.errors import MmclError
 
 
@@ -154,7 +155,7 @@ def test_a_shuffle_is_exact_whatever_it_holds_at_once(
 
 def test_every_order_of_a_shuffle_is_as_likely(tmp_path: Path, reshard: SimpleNamespace) -> None:
     write_shards(samples(3), tmp_path / "in", 2)
-    of_shards = reshard.Samples([tmp_path / "in" / "00000.tar", tmp_path / "in" / "00001.tar"], False)
+    of_shards = reshard.Samples(ShardSet(find_shards(tmp_path / "in")), False)
     selected = of_shards.select(None, 0, SimpleNamespace(count=lambda *_: None))[:, 0]
     permutation = reshard.build.__globals__["permutation"]
     orders = [tuple(selected[permutation(3, seed, "reshard", "")]) for seed in range(3000)]
@@ -237,7 +238,7 @@ def test_what_an_interrupted_call_began_goes_on_with_the_same_options_only(
 
 def test_what_cannot_be_read_is_listed(shards: Path, tmp_path: Path, reshard: SimpleNamespace) -> None:
     shard = shards / "00007.tar"
-    (shards / "00007.tar.index.json").unlink()
+    (shards / "00007.tar.index.safetensors").unlink()
     shard.write_bytes(shard.read_bytes()[:-15_000])
     reshard.build(tmp_path / "out", [str(shards)])
     (bad,) = map(json.loads, (tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines())
