@@ -7,14 +7,17 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from cyclopts import App, Parameter
 
 from mmcl import bundled
 from mmcl.errors import MmclError
 
-app = App(name="data", help="List and build data sets; train tokenizers.", help_format="plaintext")
+if TYPE_CHECKING:
+    from mmcl.data import Source
+
+app = App(name="data", help="Build, check, index data sets; train tokenizers.", help_format="plaintext")
 
 
 @app.command(name="list")
@@ -100,3 +103,99 @@ def train_tokenizer(shards: str, /, *, out: Path, text: str = "txt", vocab_size:
     batches = stream(shards, {"text": text}, batch_size=1000, shuffle=False, captions="all")
     captions = (caption for batch in batches for several in batch["text"] for caption in several or [])
     print(train_sentencepiece(captions, out, vocab_size))
+
+
+@app.command
+def check(
+    *shards: str,
+    modality: list[str] | None = None,
+    recipe: str | None = None,
+    json_: Annotated[Path | None, Parameter(name="--json")] = None,
+    bad: Path | None = None,
+    processes: int | None = None,
+) -> None:
+    """Read and decode every sample, and say what training would not be able to use. Exit code 1 if anything is bad.
+
+    Args:
+        shards: files: braces, globs, folders, URLs.
+        modality: where one lies, as in image=jpg;png or text=json:caption; guessed from the members unless told.
+        recipe: check the shards of a recipe instead.
+        json_: file for the whole report.
+        bad: file for a list of everything that is bad, a JSON object a line.
+        processes: one a core unless told.
+    """
+    from contextlib import ExitStack
+
+    from mmcl.data.check import Check
+    from mmcl.files import replacing, write_json
+
+    found = Check(_sources(shards, modality, recipe))
+    with ExitStack() as stack:
+        file = stack.enter_context(replacing(bad)) if bad else None
+        found.run(processes, lambda one: _note(file, one._asdict()))
+    report = found.report()
+    if json_ is not None:
+        write_json(json_, report)
+    _print_check(report)
+    if report["reasons"] or report["repeated_keys"]["samples"]:
+        raise SystemExit(1)
+
+
+@app.command
+def index(*shards: str, sha256: bool = False, processes: int | None = None) -> None:
+    """Index shards on all cores, and describe each folder in a manifest.json, so that remote readers know its counts.
+
+    Args:
+        shards: files: braces, globs, folders.
+        sha256: put checksums of the whole files into the manifest; downloads are then held to them.
+        processes: one a core unless told.
+    """
+    from mmcl.data.describe import describe
+
+    if not shards:
+        raise MmclError("say which shards: mmcl data index SHARDS")
+    for folder, done in describe(shards, sha256, processes).items():
+        print(f"{folder}: {done}")
+
+
+def _sources(shards: tuple[str, ...], modality: list[str] | None, recipe: str | None) -> "list[Source]":
+    from mmcl.data import Source
+    from mmcl.data.check import guess
+
+    if bool(shards) == bool(recipe) or (recipe and modality):
+        raise MmclError("say which shards, with --modality NAME=WHERE where need be, or --recipe RECIPE.")
+    if recipe:
+        from mmcl.recipe import load_recipe
+
+        return load_recipe(recipe).data.sources
+    if not modality:
+        source = guess(shards)
+        print(f"modalities, as the members suggest: {source.modalities}", file=sys.stderr)
+        return [source]
+    said = {name: where for name, _, where in (one.partition("=") for one in modality)}
+    if not all(said.values()):
+        raise MmclError(f"--modality is NAME=WHERE, as in image=jpg;png; got {' '.join(modality)}.")
+    return [Source(shards=list(shards), modalities=said)]
+
+
+def _note(file: "BinaryIO | None", content: dict[str, Any]) -> None:
+    if file is not None:
+        file.write(f"{json.dumps(content)}\n".encode())
+
+
+def _print_check(report: dict[str, Any]) -> None:
+    rate = f"{report['samples_per_second']:,.0f} samples/s"
+    print(f"{report['samples']:,} samples in {report['shards']:,} shards, {report['seconds']:.0f} s, {rate}")
+    for name, count in report["modalities"].items():
+        sizes = "  x  ".join(f"{q['least']:g} .. {q['half']:g} .. {q['most']:g}" for q in report["sizes"].get(name, []))
+        print(f"{count:>12,}  {name:<12} {sizes}")
+    for name, reasons in report["reasons"].items():
+        for reason, count in reasons.items():
+            first = next(e for e in report["examples"] if (e["modality"] or "shard") == name and e["reason"] == reason)
+            print(f"{count:>12,}  bad: {name}: {reason}; first {first['key']} in {first['shard']}")
+    if count := report["repeated_keys"]["samples"]:
+        print(f"{count:>12,}  samples share their key with another: {report['repeated_keys']['examples'][0]}")
+    for extension in report["extensions_with_dots"]:
+        count = report["members"][extension]
+        print(f"{count:>12,}  members .{extension} are read by nothing; a key ends at the first dot of a name")
+    print("nothing is bad" if not report["reasons"] else f"{report['bad_samples']:,} samples have something bad")

@@ -262,7 +262,7 @@ def scan(shard: Path) -> ShardIndex:
                     raise MmclError(
                         f"{shard}: this is no uncompressed tar ({error}). Shards are plain .tar files."
                     ) from None
-                found.say(found.last, f"the shard cannot be read beyond this sample ({error})")
+                found.say(found.last, f"the shard is cut or damaged; it cannot be read beyond this sample ({error})")
                 break
             if end is None:
                 break

@@ -125,7 +125,7 @@ def test_bad_samples_are_counted_and_listed(tmp_path: Path, tiny: Callable[..., 
     assert last["bad_samples"] == len(listed) > 15
     cut = [row for row in listed if row["shard"].endswith("cut.tar") and row["modality"] == ""]
     assert len(cut) == 1
-    assert "the shard cannot be read beyond this sample" in cut[0]["reason"]
+    assert "it cannot be read beyond this sample" in cut[0]["reason"]
     others = [row for row in listed if row["shard"].endswith("00000.tar")]
     assert {row["reason"] for row in others} == {"image cannot be decoded (UnidentifiedImageError)"}
     assert {row["key"] for row in others} <= {sample["__key__"] for sample in samples[::10]}

@@ -1,0 +1,227 @@
+"""What training would say of shards, before training: every sample read and decoded, on all cores."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcl.data.every_shard import every_shard
+from mmcl.data.pool import Ref
+from mmcl.data.rows import Reader
+from mmcl.data.shards import find_shards, is_pipe
+from mmcl.data.source import IMAGES, SOUNDS, TEXTS, Selector, Source
+from mmcl.data.store import ShardSet
+from mmcl.errors import MmclError
+from mmcl.media import Picture, Sound
+from mmcl.types import Bad, Transform
+
+FORMAT = 1
+GUESSED = 8  # shards
+ROWS = 256  # that are decoded at once
+HELD = 100_000  # values of a modality from which quantiles are taken
+EXAMPLES = 10  # of a reason, or of keys that come twice
+QUANTILES = (0.0, 0.01, 0.5, 0.99, 1.0)
+
+
+class Measure(Transform):
+    """Decodes a value to its end, and gives its size."""
+
+    def empty(self, rows: int) -> Tensor:
+        """Two numbers a row."""
+        return torch.zeros(rows, 2, dtype=torch.float64)
+
+    def __call__(self, value: Any, draw: Any, out: Tensor) -> None:
+        """Height and width, seconds and rate, letters, or how many numbers."""
+        if isinstance(value, Picture):
+            value.view()
+            out[0], out[1] = value.height, value.width
+        elif isinstance(value, Sound):
+            value.read()
+            out[0], out[1] = value.seconds, value.rate
+        else:
+            out[0] = len(value) if isinstance(value, str) else value.numel()
+
+
+@dataclass
+class ShardReport:
+    """What one shard holds."""
+
+    samples: int = 0
+    bad_samples: int = 0
+    bad: list[Bad] = field(default_factory=list)
+    present: Counter[str] = field(default_factory=Counter)  # by modality
+    members: Counter[str] = field(default_factory=Counter)  # by extension
+    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # of the keys
+    sizes: dict[str, np.ndarray] = field(default_factory=dict)  # two columns a modality, see `Measure`
+
+
+def check_shard(source: Source) -> ShardReport:
+    """Read and decode every sample of a source of one shard, as a stream does.
+
+    Raises:
+        MmclError: the shard cannot be had, or is no tar.
+    """
+    shard = ShardSet(find_shards(source.shards)).open(0)
+    every = source.model_copy(update={"captions": "all"})
+    reader = Reader([every], [0], 0, {modality: Measure() for modality in source.modalities})
+    index = shard.index
+    report = ShardReport(samples=len(shard), bad=[Bad(shard.url, key, "", why) for key, why in index.problems])
+    counts = np.bincount(index.extension, minlength=len(index.extensions)).tolist()
+    report.members.update(dict(zip(index.extensions, counts, strict=True)))
+    sizes: dict[str, list[np.ndarray]] = {modality: [] for modality in source.modalities}
+    for start in range(0, len(shard), ROWS):
+        refs = [Ref(0, shard, sample) for sample in range(start, min(start + ROWS, len(shard)))]
+        filled = reader.empty(len(refs))
+        reader.fill(refs, filled, 0)
+        columns, present, counted = reader.finish(filled)
+        report.bad += [bad for row in filled.bad for bad in row]
+        report.bad_samples += sum(map(bool, filled.bad))
+        for modality, there in present.items():
+            report.present[modality] += int(there.sum())
+            rows = columns[modality] if modality in counted else columns[modality][there]
+            sizes[modality].append(rows.numpy())
+    report.sizes = {modality: np.concatenate(rows) for modality, rows in sizes.items() if rows}
+    report.hashes = np.array([_hash(index.key(sample)) for sample in range(len(shard))], np.uint64)
+    return report
+
+
+class Check:
+    """The sum of the reports of all shards.
+
+    Args:
+        sources: what to check.
+
+    Raises:
+        MmclError: shards are missing, or a source is a pipe.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.shards: list[Source] = []
+        for source in sources:
+            for listed in find_shards(source.shards):
+                if is_pipe(listed.url):
+                    raise MmclError(f"{listed.url}: a pipe cannot be checked without being used up; check .tar files.")
+                self.shards.append(source.model_copy(update={"shards": listed.url}))
+        self.samples = self.bad_samples = 0
+        self.present, self.members = Counter[str](), Counter[str]()
+        self.reasons: dict[str, Counter[str]] = {}  # modality (or nothing, for a shard's own) -> reason -> count
+        self.examples: dict[str, list[Bad]] = {}
+        self.sizes: dict[str, np.ndarray] = {}
+        self._hashes: list[tuple[str, np.ndarray]] = []
+        self.seconds = 0.0
+
+    def run(self, processes: int | None = None, note: Callable[[Bad], None] = lambda bad: None) -> None:
+        """Check all shards.
+
+        Args:
+            processes: one a core unless told.
+            note: is told of everything that is bad.
+        """
+        start = time.perf_counter()
+        for source, report in every_shard(_guarded, self.shards, "checking", processes):
+            url = str(source.shards)
+            if report is None:
+                report = ShardReport(bad=[Bad(url, "", "", "reading it kills the process that reads it")])
+            elif isinstance(report, str):
+                report = ShardReport(bad=[Bad(url, "", "", report)])
+            self._add(url, report)
+            for bad in report.bad:
+                note(bad)
+        self.seconds = time.perf_counter() - start
+
+    def _add(self, url: str, report: ShardReport) -> None:
+        self.samples += report.samples
+        self.bad_samples += report.bad_samples
+        self.present += report.present
+        self.members += report.members
+        for bad in report.bad:
+            self.reasons.setdefault(bad.modality, Counter())[bad.reason] += 1
+            listed = self.examples.setdefault(f"{bad.modality} {bad.reason}", [])
+            if len(listed) < EXAMPLES:
+                listed.append(bad)
+        for modality, rows in report.sizes.items():
+            held = np.concatenate([self.sizes.get(modality, rows[:0]), rows])
+            self.sizes[modality] = held[:: 1 + len(held) // HELD]  # thinned evenly
+        self._hashes.append((url, report.hashes))
+
+    def repeated(self) -> tuple[int, list[str]]:
+        """How many samples have a key that another one has, and a few of those keys."""
+        if not self._hashes:
+            return 0, []
+        values, counts = np.unique(np.concatenate([h for _, h in self._hashes]), return_counts=True)
+        twice = values[counts > 1]
+        examples: list[str] = []
+        for url, hashes in self._hashes:
+            for sample in np.flatnonzero(np.isin(hashes, twice[:EXAMPLES])):
+                if len(examples) < EXAMPLES:
+                    examples.append(f"{ShardSet(find_shards(url)).open(0).key(int(sample))} in {url}")
+        return int(counts[counts > 1].sum()), examples
+
+    def merged(self) -> list[str]:
+        """Extensions that were part of a name: a key ends at the first dot."""
+        read = {e for s in self.shards for said in s.modalities.values() for e in Selector.parse(said, "").extensions}
+        known = IMAGES | SOUNDS | TEXTS
+        return sorted(e for e in self.members if "." in e and e not in read and e.rpartition(".")[2] in known)
+
+    def report(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it."""
+        repeated, examples = self.repeated()
+        return {
+            "format": FORMAT,
+            "shards": len(self.shards),
+            "samples": self.samples,
+            "bad_samples": self.bad_samples,
+            "modalities": dict(self.present),
+            "members": dict(self.members.most_common()),
+            "sizes": {modality: _quantiles(rows) for modality, rows in self.sizes.items() if len(rows)},
+            "reasons": {modality or "shard": dict(counts.most_common()) for modality, counts in self.reasons.items()},
+            "examples": [bad._asdict() for listed in self.examples.values() for bad in listed],
+            "repeated_keys": {"samples": repeated, "examples": examples},
+            "extensions_with_dots": self.merged(),
+            "seconds": round(self.seconds, 2),
+            "samples_per_second": round(self.samples / self.seconds, 1) if self.seconds else 0.0,
+        }
+
+
+def guess(shards: Sequence[str]) -> Source:
+    """A source with the modalities that the extensions in the first shards suggest; a sample may lack any of them.
+
+    Raises:
+        MmclError: they have none that mmcl decodes.
+    """
+    found = find_shards(list(shards))[:GUESSED]
+    extensions = sorted(ShardSet(found).extensions())
+    kinds = {"image": IMAGES, "audio": SOUNDS, "text": TEXTS}
+    guessed = {m: ";".join(e for e in extensions if e.rpartition(".")[2] in known) for m, known in kinds.items()}
+    guessed = {modality: said for modality, said in guessed.items() if said}
+    if not guessed:
+        raise MmclError(
+            f"{found[0].url}: its members are {', '.join(extensions) or 'none'}; say where modalities lie, as in "
+            "--modality text=json:caption."
+        )
+    return Source(shards=list(shards), modalities=guessed, optional=list(guessed))
+
+
+def _guarded(source: Source) -> "ShardReport | str":
+    """The report of a shard, or why there is none."""
+    try:
+        return check_shard(source)
+    except MmclError as error:
+        return str(error)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def _quantiles(rows: np.ndarray) -> list[dict[str, float]]:
+    """Of both columns; the second one of texts and vectors is empty."""
+    names = ["least", "1%", "half", "99%", "most"]
+    columns = [column for column in rows.T if column.any()]
+    return [dict(zip(names, np.quantile(column, QUANTILES).round(3).tolist(), strict=True)) for column in columns]
