@@ -272,6 +272,8 @@ def scan(shard: Path) -> ShardIndex:
                 break
             found.say(found.last, "the shard goes on after an end mark; it was read on")
             start = following
+    if size % BLOCK and not found.problems:
+        found.say(found.last, "the shard is no whole number of blocks; samples after this one may be missing")
     return found.index()
 
 

@@ -163,6 +163,15 @@ def test_a_shard_that_tarfile_leaves_early_is_told_on(tmp_path: Path, damage: st
     assert reason in index.problems[0][1]
 
 
+def test_a_splice_that_ends_in_an_end_mark_is_told_on(tmp_path: Path) -> None:
+    shard = tar(tmp_path / "a.tar", [(f"{i}.txt", b"x" * 100) for i in range(5)])
+    data = shard.read_bytes()
+    shard.write_bytes(data[:700] + data[-3_000:])  # zeros follow, as at the end of a tar
+    index = scan(shard)
+    assert index.keys == ["0"]
+    assert "no whole number of blocks" in index.problems[0][1]
+
+
 def test_tars_written_one_after_the_other_are_read_as_one(tmp_path: Path) -> None:
     shard = tar(tmp_path / "a.tar", [("a.txt", b"one")])
     shard.write_bytes(shard.read_bytes() + tar(tmp_path / "b.tar", [("b.txt", b"two")]).read_bytes())
