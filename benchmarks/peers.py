@@ -1,0 +1,51 @@
+"""Environments for the tools that mmcl is measured against: one each, made once, in a folder of the user's cache.
+
+A peer runs in the versions that its own requirements ask for, which are not always ours.
+
+    python benchmarks/peers.py open_clip        # makes it if it is not there, and prints its interpreter
+"""
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import platformdirs
+
+PEERS = {
+    "open_clip": [
+        "torch==2.14.1",
+        "torchvision==0.29.1",
+        "open_clip_torch==3.3.0",
+        "webdataset==0.2.86",  # the newest that open_clip's training accepts
+        "pandas",  # imported by open_clip_train.data
+    ],
+}
+CACHE = Path(platformdirs.user_cache_dir("mmcl")) / "benchmarks"
+
+
+def interpreter(peer: str, cache: Path = CACHE) -> Path:
+    """Python of a peer's environment, which is made unless it is there.
+
+    Args:
+        peer: one of `PEERS`.
+        cache: folder of all environments.
+
+    Raises:
+        subprocess.CalledProcessError: a package could not be installed; the next call begins anew.
+    """
+    folder = cache / "peers" / peer
+    python, made = folder / "bin" / "python", folder / "made.json"  # the latter is written when everything is there
+    wanted = {"python": sys.version_info[:2], "packages": PEERS[peer]}
+    if not made.exists() or json.loads(made.read_text()) != json.loads(json.dumps(wanted)):
+        print(f"making an environment for {peer} in {folder}", file=sys.stderr)
+        made.unlink(missing_ok=True)
+        venv.create(folder, clear=True, with_pip=True, symlinks=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS[peer]], check=True, stdout=sys.stderr)
+        made.write_text(json.dumps(wanted))
+    return python
+
+
+if __name__ == "__main__":
+    print(interpreter(sys.argv[1]))
