@@ -1,8 +1,9 @@
 """Shards of photograph-like JPEGs with captions, in the layout of img2dataset, for measuring.
 
 A picture is a random crop (of 20 to 100 % of the area) of one of scikit-learn's two photographs, resized to the size
-that is asked for, mirrored or not, with its colours and contrast changed, and blended with 1/f and a little white noise, so that its JPEG
-at quality 90 (4:2:0) takes the 2 to 3 bits per pixel of a real photograph. A sample is NAME.jpg, NAME.txt and NAME.json.
+that is asked for, mirrored or not, with its colours and contrast changed, and blended with 1/f and a little white
+noise, so that its JPEG at quality 90 (4:2:0) takes the 2 to 3 bits per pixel of a real photograph. A sample is
+NAME.jpg, NAME.txt and NAME.json.
 """
 
 import io
@@ -17,7 +18,9 @@ from sklearn.datasets import load_sample_images
 PER_SHARD = 128
 NOISE = 9.0  # standard deviation of the 1/f noise, in grey levels
 SIZES = {"0.19 Mpx": (500, 375), "1 Mpx": (1152, 864)}
-WORDS = "a the of red old small photo temple flower roof sky leaf morning garden bright stone near under with quiet".split()
+WORDS = (
+    "a the of red old small photo temple flower roof sky leaf morning garden bright stone near under with quiet".split()
+)
 
 
 def noise(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
