@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 from peers import CACHE, interpreter
-from PIL import Image
 from pictures import jpegs, shards, tiny_shard
+from PIL import Image
 
 from mmcl.data import Source, Stream
 from mmcl.data.describe import describe
@@ -220,7 +220,9 @@ def resume(bench: Bench) -> Iterator[Figure]:
         batch = next(iter(again))
         resuming.append(time.perf_counter() - constructed)
         constructing.append(constructed - start)
-        assert len(batch) == BATCH and not batch.bad and again.samples_seen == far + BATCH
+        assert len(batch) == BATCH
+        assert not batch.bad
+        assert again.samples_seen == far + BATCH
     yield spread(f"resuming at sample {far:,} of {samples:,} in {count:,} shards", resuming, "s", 0.5)
     yield spread("constructing the stream before", constructing, "s")
 

@@ -117,8 +117,10 @@ def run(batches: Callable[[], Iterator[Pair]], count: int) -> dict[str, float]:
     iterator = batches()
     pictures, tokens = next(iterator)
     first = time.perf_counter() - begun
-    assert pictures.shape == (BATCH, 3, SIZE, SIZE) and pictures.dtype == torch.float32
-    assert tokens.shape == (BATCH, 77) and 0.2 < pictures.std() < 3
+    assert pictures.shape == (BATCH, 3, SIZE, SIZE)
+    assert pictures.dtype == torch.float32
+    assert tokens.shape == (BATCH, 77)
+    assert 0.2 < pictures.std() < 3
     wall_then, cpu_then = time.perf_counter(), cpu()
     for _ in range(count):
         next(iterator)
