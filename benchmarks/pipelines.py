@@ -97,7 +97,7 @@ def run_floor(folder: Path, count: int) -> float:
     side = (sum(CROP) / 2) ** 0.5
     start = time.process_time()
     for data in pictures:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        height, width = (int(side) for side in simplejpeg.decode_jpeg_header(data)[:2])
         scale = next((s for s in SCALES if side * min(height, width) / SIZE >= SPARE * s), 1)
         least = {"min_height": -(-height // scale), "min_width": -(-width // scale)} if scale > 1 else {}
         pixels = simplejpeg.decode_jpeg(data, **least, min_factor=scale, buffer=memory)
