@@ -99,8 +99,8 @@ def run_floor(folder: Path, count: int) -> float:
     for data in pictures:
         height, width = (int(side) for side in simplejpeg.decode_jpeg_header(data)[:2])
         scale = next((s for s in SCALES if side * min(height, width) / SIZE >= SPARE * s), 1)
-        least = {"min_height": -(-height // scale), "min_width": -(-width // scale)} if scale > 1 else {}
-        pixels = simplejpeg.decode_jpeg(data, **least, min_factor=scale, buffer=memory)
+        rows, columns = (-(-height // scale), -(-width // scale)) if scale > 1 else (0, 0)
+        pixels = simplejpeg.decode_jpeg(data, min_height=rows, min_width=columns, min_factor=scale, buffer=memory)
         h, w = (round(side * full) for full in pixels.shape[:2])
         resize(torch.from_numpy(pixels[:h, :w]), row)
     return (time.process_time() - start) / len(pictures)
