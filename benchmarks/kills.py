@@ -1,7 +1,7 @@
 """kill -9 at random instants: does the sequence of samples go on as if nothing had happened?
 
-A trial draws shards (local, without indexes, remote, a mixture; some samples are bad), what becomes of the last batch of
-an epoch, and one to three kills. Each of its lives has a number of processes and of workers of its own, and goes on
+A trial draws shards (local, without indexes, remote, a mixture; some samples are bad), what becomes of the last batch
+of an epoch, and one to three kills. Each of its lives has a number of processes and of workers of its own, and goes on
 from the last checkpoint that the life before had written. All processes of a life are killed, one after the other, at
 instants drawn from its whole duration: while shards are opened, indexed, downloaded, decoded, or the state is written.
 

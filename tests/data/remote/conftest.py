@@ -20,7 +20,7 @@ def server() -> Iterator[Server]:
 def make(tmp_path: Path) -> Iterator[Callable[..., ShardCache]]:
     made: list[ShardCache] = []
 
-    def cache(limit: int = 64 * MIB, attempts: int = 3, timeout: float = 0.4, parallel: int = 4) -> ShardCache:
+    def cache(limit: int = 64 * MIB, attempts: int = 3, timeout: float = 10.0, parallel: int = 4) -> ShardCache:
         made.append(ShardCache(tmp_path / "cache", limit, attempts, timeout, parallel, backoff=0.01))
         return made[-1]
 

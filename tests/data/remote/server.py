@@ -16,7 +16,7 @@ from typing import Any
 from mmcl.data.remote import Patience
 
 KIB, MIB = 1 << 10, 1 << 20
-QUICK = Patience(attempts=3, timeout=0.4, backoff=0.01)
+QUICK = Patience(attempts=3, timeout=10.0, backoff=0.01)
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Page:
     delay: float = 0.0  # seconds before an answer
     slow: float = 0.0  # seconds between 64 KiB
     hang: int | None = None  # bytes after which nothing comes any more
+    held: bool = False  # nothing comes before `Server.released`
 
 
 class Server(ThreadingHTTPServer):
@@ -48,6 +49,7 @@ class Server(ThreadingHTTPServer):
         self.heads: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         self.released = threading.Event()  # lets go what hangs
+        self.before_cut: Callable[[int], None] = lambda start: None  # is told where the GET began
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -88,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked and page.ranges else 0
         body = page.data[start : page.short]
         self._begin(page, 206 if asked and page.ranges else 200, len(body), start)
-        self._send(path, page, body)
+        self._send(path, page, body, start)
 
     def _page(self, path: str) -> Page | None:
         page = self.server.pages.get(path)
@@ -120,9 +122,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(page.data) - 1}/{len(page.data)}")
         self.end_headers()
 
-    def _send(self, path: str, page: Page, body: bytes) -> None:
+    def _send(self, path: str, page: Page, body: bytes, start: int) -> None:
         end = page.cut.pop(0) if page.cut else page.hang if page.hang is not None else len(body)
         body, whole = body[:end], end >= len(body)
+        if page.held:
+            self.server.released.wait(20)
         try:
             for i in range(0, len(body), 1 << 16):
                 self.wfile.write(body[i : i + (1 << 16)])
@@ -131,6 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             if page.hang is not None:
                 self.server.released.wait(20)
             if not whole:
+                self.server.before_cut(start)
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
         except OSError:  # the client has gone
@@ -171,7 +176,7 @@ def shards(root: Path) -> set[str]:
     return {path.name.partition("-")[2] for path in root.glob("*.tar")}
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited in vain"

@@ -125,14 +125,14 @@ def test_a_full_disk_is_said(server: Server, root: Path, start: Start) -> None:
 def test_prefetch_keeps_the_order_and_the_number(
     server: Server, make: Callable[..., ShardCache], root: Path, parallel: int
 ) -> None:
-    urls = [server.put(f"/{i}.tar", content(str(i), 128 * KIB), slow=0.02) for i in range(8)]
-    cache = make(parallel=parallel)
+    urls = [server.put(f"/{i}.tar", content(str(i), 128 * KIB), held=True) for i in range(8)]
+    cache = make(parallel=parallel, timeout=20)
     cache.prefetch([*urls, urls[0]])
-    most = 0
-    while len(shards(root)) < 8:
-        most = max(most, len(list(root.glob("*.part"))))
-        time.sleep(0.002)
-    assert most == parallel
+    until(lambda: len(server.gets) == parallel)
+    time.sleep(0.1)
+    assert len(server.gets) == len(list(root.glob("*.part"))) == parallel
+    server.released.set()
+    until(lambda: len(shards(root)) == 8)
     order = [int(path[1]) for path, _, _ in server.gets]
     assert sorted(order) == list(range(8))
     assert order == sorted(order) or parallel > 1

@@ -9,7 +9,7 @@ import pytest
 
 from mmcl.data.remote import ShardCache, failures, list_remote, redact
 from mmcl.errors import MmclError
-from tests.data.remote.server import KIB, MIB, QUICK, Server, content, serving, shards
+from tests.data.remote.server import KIB, MIB, QUICK, Server, content, serving, shards, until, used
 
 
 @pytest.mark.parametrize("size", [0, 1, 300 * KIB, 3 * MIB + 1])
@@ -29,20 +29,24 @@ def test_a_shard_arrives_whole_and_is_asked_for_once(
     assert server.heads["/x/00000.tar"] == heads + 1
 
 
-def test_a_cut_connection_is_continued_where_it_broke(server: Server, make: Callable[..., ShardCache]) -> None:
+def test_a_cut_connection_is_continued_where_it_broke(
+    server: Server, make: Callable[..., ShardCache], root: Path
+) -> None:
     data = content("a", 1200 * KIB)
     url = server.put("/a.tar", data, cut=[400_000, 400_000])
-    assert make().fetch(url).read_bytes() == data
     # what a client has received but not read is lost when a connection breaks
+    server.before_cut = lambda start: until(lambda: used(root) > start)
+    assert make().fetch(url).read_bytes() == data
     starts = [int(asked.removeprefix("bytes=").rstrip("-")) for asked in server.got("/a.tar") if asked]
     assert len(starts) == 2
     assert 0 < starts[0] <= 400_000
     assert starts[0] < starts[1] <= 800_000
 
 
-def test_attempts_that_get_further_are_not_counted(server: Server, make: Callable[..., ShardCache]) -> None:
+def test_attempts_that_get_further_are_not_counted(server: Server, make: Callable[..., ShardCache], root: Path) -> None:
     data = content("a", 8 * MIB)
     url = server.put("/a.tar", data, cut=[2 * MIB] * 3)
+    server.before_cut = lambda start: until(lambda: used(root) >= start + MIB)
     assert make(attempts=2).fetch(url).read_bytes() == data
     assert len(server.got("/a.tar")) >= 4
 
@@ -99,7 +103,7 @@ def test_nothing_waits_for_ever(server: Server, make: Callable[..., ShardCache])
     url = server.put("/b.tar", b"abc", delay=2)
     with pytest.raises(MmclError, match=r"b.tar: no data for 0.2 s \(2 attempts\)"):
         make(attempts=2, timeout=0.2).fetch(url)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10
 
 
 def test_a_slow_download_may_take_longer_than_the_timeout(server: Server, make: Callable[..., ShardCache]) -> None:
