@@ -29,7 +29,7 @@ def of_mmcl(folder: Path, workers: int) -> Callable[[], Iterator[Pair]]:
     from open_clip import SimpleTokenizer
 
     from mmcl.data import Source, Stream
-    from mmcl.media import ImageTransform
+    from mmcl.media import ImageTransform, Normalize
     from mmcl.types import Transform
 
     tokenizer = SimpleTokenizer()
@@ -39,7 +39,8 @@ def of_mmcl(folder: Path, workers: int) -> Callable[[], Iterator[Pair]]:
             return torch.zeros(rows, 77, dtype=torch.long)
 
         def __call__(self, value: str, draw: Any, out: torch.Tensor) -> None:
-            out.copy_(tokenizer(value)[0])
+            tokens = [tokenizer.sot_token_id, *tokenizer.encode(value)[:75], tokenizer.eot_token_id]
+            out.zero_()[: len(tokens)] = torch.tensor(tokens)
 
     def batches() -> Iterator[Pair]:
         stream = Stream(
@@ -49,13 +50,11 @@ def of_mmcl(folder: Path, workers: int) -> Callable[[], Iterator[Pair]]:
             endless=True,
             transforms={"image": ImageTransform(SIZE, crop=CROP), "text": Tokens()},
         )
-        shade = 255 * torch.tensor(MEAN).view(1, 3, 1, 1)
-        scale = 1 / (255 * torch.tensor(STD).view(1, 3, 1, 1))
+        normalize = Normalize(MEAN, STD)
         pixels = torch.empty(BATCH, SIZE, SIZE, 3).permute(0, 3, 1, 2)
         for batch in stream:
             assert not batch.bad, batch.bad[:3]
-            pixels.copy_(batch["image"]).sub_(shade).mul_(scale)
-            yield pixels, batch["text"]
+            yield normalize(batch["image"], out=pixels), batch["text"]
 
     return batches
 
@@ -100,7 +99,9 @@ def run_floor(folder: Path, count: int) -> float:
         height, width = (int(side) for side in simplejpeg.decode_jpeg_header(data)[:2])
         scale = next((s for s in SCALES if side * min(height, width) / SIZE >= SPARE * s), 1)
         rows, columns = (-(-height // scale), -(-width // scale)) if scale > 1 else (0, 0)
-        pixels = simplejpeg.decode_jpeg(data, min_height=rows, min_width=columns, min_factor=scale, buffer=memory)
+        pixels = simplejpeg.decode_jpeg(
+            data, min_height=rows, min_width=columns, min_factor=scale, fastupsample=True, buffer=memory
+        )
         h, w = (round(side * full) for full in pixels.shape[:2])
         resize(torch.from_numpy(pixels[:h, :w]), row)
     return (time.process_time() - start) / len(pictures)

@@ -13,7 +13,8 @@ from torch import Tensor
 from mmcl.errors import MmclError
 
 Draw = Callable[[], np.random.Generator]
-"""Makes the generator of one value, seeded by (seed, epoch, sample); made only where something is drawn."""
+"""Gives the generator of one value, seeded by (seed, epoch, sample), from its beginning; only asked for where something
+is drawn. It is the thread's only one: what is drawn for another value begins it anew."""
 
 
 class Transform(ABC):

@@ -11,8 +11,12 @@ from mmcl.errors import MmclError
 
 def draws(*what: int | str) -> np.random.Philox:
     """A counter-based source of bits that depends on its arguments and on nothing else."""
-    digest = hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
-    return np.random.Philox(key=int.from_bytes(digest, "little"))
+    return np.random.Philox(key=int.from_bytes(digest(*what), "little"))
+
+
+def digest(*what: int | str) -> bytes:
+    """The key of `draws`."""
+    return hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
 
 
 def permutation(count: int, *what: int | str) -> np.ndarray:

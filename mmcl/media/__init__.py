@@ -2,6 +2,7 @@
 
 from mmcl.media.audio import Sound
 from mmcl.media.image import Box, Picture
+from mmcl.media.normalize import Normalize
 from mmcl.media.transforms import AudioTransform, ImageTransform
 
-__all__ = ["AudioTransform", "Box", "ImageTransform", "Picture", "Sound"]
+__all__ = ["AudioTransform", "Box", "ImageTransform", "Normalize", "Picture", "Sound"]

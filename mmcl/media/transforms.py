@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmcl.media.audio import Sound
 from mmcl.media.image import Box, Picture, resize
+from mmcl.media.memory import Memory
 from mmcl.types import Draw, Transform
 
 LONG = 8  # a picture whose sides differ by more than this factor is cut to it before it is resized
@@ -28,18 +29,20 @@ class ImageTransform(Transform):
         size: side of the square, in pixels.
         crop: smallest and largest share of the area that a box covers; None cuts out the middle.
         shift: the square is moved by up to this share of its side, in whole pixels; its edge fills the gap.
-        exact: decode at full size also in training. Otherwise a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size
-            where the box stays at least as large as the square, and the box moves by less than that many pixels.
+        exact: decode as in evaluation also in training. Otherwise a JPEG whose box stays 1.2 times as large as the
+            square is decoded at 1/2, 1/4 or 1/8 of its size, for which the box moves by less than that many pixels, and
+            without interpolating its colours.
     """
 
     def __init__(self, size: int, crop: Crop | None = None, shift: float = 0.0, exact: bool = False) -> None:
         self.size, self.shift, self.exact = size, shift, exact
         self.crop = None if crop == (1.0, 1.0) else crop
         self.draws = bool(self.crop or shift)
+        self._memory = Memory()
 
     def empty(self, rows: int) -> UInt8[Tensor, "rows 3 size size"]:
         """Room for a batch; channels lie last in memory."""
-        return torch.empty(rows, self.size, self.size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        return self._memory.empty((rows, self.size, self.size, 3), torch.uint8).permute(0, 3, 1, 2)
 
     def __call__(self, value: Picture, draw: Draw, out: UInt8[Tensor, "3 size size"]) -> None:
         """Fill one row."""
@@ -78,10 +81,11 @@ class AudioTransform(Transform):
     ) -> None:
         self.rate, self.seconds, self.crop, self.short = rate, seconds, crop, short
         self.frames = round(rate * seconds)
+        self._memory = Memory()
 
     def empty(self, rows: int) -> Float[Tensor, "rows frames"]:
         """Room for a batch."""
-        return torch.empty(rows, self.frames)
+        return self._memory.empty((rows, self.frames), torch.float32)
 
     def __call__(self, value: Sound, draw: Draw, out: Float[Tensor, " frames"]) -> None:
         """Fill one row."""
@@ -101,11 +105,12 @@ class AudioTransform(Transform):
 def draw_box(height: int, width: int, area: tuple[float, float], rng: np.random.Generator) -> Box:
     """A box of a share of the area and of an aspect ratio between 3/4 and 4/3, as torchvision draws it."""
     for _ in range(10):
-        share = rng.uniform(*area) * height * width
-        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round((share * ratio) ** 0.5), round((share / ratio) ** 0.5)
+        share, stretch, down, right = rng.random(4).tolist()
+        pixels = (area[0] + (area[1] - area[0]) * share) * height * width
+        ratio = (3 / 4) ** (1 - 2 * stretch)  # its logarithm is uniform
+        w, h = round((pixels * ratio) ** 0.5), round((pixels / ratio) ** 0.5)
         if 0 < w <= width and 0 < h <= height:
-            return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+            return Box(int(down * (height - h + 1)), int(right * (width - w + 1)), h, w)
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))  # the middle, as long as is allowed
     return Box((height - h) // 2, (width - w) // 2, h, w)
 

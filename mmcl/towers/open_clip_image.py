@@ -2,14 +2,13 @@
 
 from typing import Annotated, Literal
 
-import torch
 from jaxtyping import Float, UInt8
 from open_clip.transformer import VisionTransformer
 from pydantic import Field
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.media import ImageTransform
+from mmcl.media import ImageTransform, Normalize
 from mmcl.towers.base import ACTIVATIONS, TOWERS, Activation, Tower
 
 Count = Annotated[int, Field(ge=1)]
@@ -41,7 +40,7 @@ class OpenClipImage(Tower):
         crop: smallest and largest share of the picture's area that training cuts out; [1, 1] shows the whole picture.
         shift: in training the whole picture is moved by up to this share of its side, in whole pixels; its edge fills
             the gap.
-        exact_decode: decode large JPEGs at full size also in training, where a smaller scale would do.
+        exact_decode: decode JPEGs as in evaluation also in training, where less would do (see `ImageTransform`).
         mean: of the pixels per channel, in [0, 1]; CLIP's unless told.
         std: of the pixels per channel.
         dim: width of the shared space.
@@ -92,10 +91,7 @@ class OpenClipImage(Tower):
             patch_dropout=patch_dropout,
             output_dim=dim,
         )
-        self.shade: Tensor  # the mean, and below one over the deviation, for pixels from 0 to 255
-        self.scale: Tensor
-        self.register_buffer("shade", torch.tensor(mean).view(3, 1, 1) * 255, persistent=False)
-        self.register_buffer("scale", 1 / (torch.tensor(std).view(3, 1, 1) * 255), persistent=False)
+        self.normalize = Normalize(mean, std)
 
     def transform(self, train: bool) -> ImageTransform:
         """Crop and resize."""
@@ -105,5 +101,4 @@ class OpenClipImage(Tower):
 
     def forward(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Vectors of pictures."""
-        pixels = rows.to(self.scale.dtype).sub_(self.shade).mul_(self.scale)
-        return self.transformer(pixels)
+        return self.transformer(self.normalize(rows))

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mmcl.data.order import QUOTA_BLOCK, Quotas, permutation, sample_order, shard_order
+from mmcl.data.order import QUOTA_BLOCK, Quotas, draws, permutation, sample_order, shard_order
+from mmcl.data.rows import _generator
 from mmcl.errors import MmclError
 
 
@@ -44,3 +45,11 @@ def test_quotas_hold_in_every_block_and_any_slice_is_that_of_the_whole() -> None
 def test_a_weight_of_next_to_nothing_is_refused() -> None:
     with pytest.raises(MmclError, match="weight of 1e-06 is too small beside 1"):
         Quotas([1.0, 1e-6], seed=0)
+
+
+def test_generators_of_samples_begin_where_draws_begin() -> None:
+    for key in ("a", "b"):
+        ours, fresh = _generator(3, 1, key), np.random.Generator(draws(3, 1, key))
+        for _ in range(3):
+            assert ours.random() == fresh.random()
+            assert ours.integers(7, dtype=np.uint32) == fresh.integers(7, dtype=np.uint32)  # keeps half a word

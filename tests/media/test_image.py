@@ -94,7 +94,7 @@ def test_training_crops_are_those_of_pillow_also_where_decoding_is_scaled(side: 
         (out,) = torch.empty(1, 224, 224, 3, dtype=torch.uint8)
         picture.resized(box, out, exact=False)
         expected = TF.resized_crop(whole, *box, [224, 224], InterpolationMode.BICUBIC)
-        assert np.abs(out.numpy().astype(int) - np.asarray(expected)).mean() <= (0.1 if scale == 1 else 2.0)
+        assert np.abs(out.numpy().astype(int) - np.asarray(expected)).mean() <= (0.5 if scale == 1 else 2.0)
         assert picture._scale(box, 224, 224) == scale
         picture.resized(box, out, exact=True)
         assert np.abs(out.numpy().astype(int) - np.asarray(expected)).mean() <= 0.1

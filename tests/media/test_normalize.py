@@ -1,0 +1,33 @@
+"""Normalised pixels are those of the equation, in every layout."""
+
+import pytest
+import torch
+
+from mmcl.media import Normalize
+
+MEAN, STD = (0.48, 0.1, 0.4), (0.26, 0.3, 0.5)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pixels_are_those_of_the_equation(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    rows = torch.randint(0, 256, (5, 3, 7, 9), dtype=torch.uint8).to(memory_format=layout)
+    before = rows.clone()
+    module = Normalize(MEAN, STD).to(dtype)
+    mean, std = (torch.tensor(x, dtype=torch.float64).view(3, 1, 1) for x in (MEAN, STD))
+    expected = (rows.double() / 255 - mean) / std
+    found = module(rows)
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=layout)
+    assert torch.allclose(found.double(), expected, atol=1e-6)
+    assert torch.equal(rows, before)
+    out = torch.empty(5, 3, 7, 9, dtype=dtype)  # in one layout, whatever that of the rows
+    assert module(rows, out=out) is out
+    assert torch.allclose(out, found, atol=1e-6)
+
+
+def test_it_is_exact_for_one_channel_one_row_and_none() -> None:
+    for shape in [(1, 3, 4, 4), (0, 3, 4, 4), (2, 3, 1, 1)]:
+        rows = torch.randint(0, 256, shape, dtype=torch.uint8)
+        wide = (rows.float() - 255 * torch.tensor(MEAN).view(3, 1, 1)) / (255 * torch.tensor(STD).view(3, 1, 1))
+        assert torch.allclose(Normalize(MEAN, STD)(rows), wide, atol=1e-5)
