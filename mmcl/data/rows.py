@@ -167,9 +167,10 @@ class Reader:
             column[row] = plain(value)
         elif modality in self.ragged:
             texts = value if isinstance(value, list) else [value]
-            column[row] = transform.empty(len(texts))
+            made = transform.empty(len(texts))
             for place, text in enumerate(texts):
-                transform(text, draw, column[row][place])
+                transform(text, draw, made[place])
+            column[row] = made  # when all of them could be used
         else:
             transform(value, draw, column[row])
 

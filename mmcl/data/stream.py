@@ -105,6 +105,7 @@ class Stream:
         self.samples_seen = self.dropped = 0
         self._after = self.order.state()  # the last batch that was handed out
         self._end = (self._after, 0)
+        self._iterations = 0
 
     @property
     def samples(self) -> int:
@@ -143,6 +144,17 @@ class Stream:
         self.samples_seen, self.dropped = int(state["samples_seen"]), int(state["dropped"])
 
     def __iter__(self) -> Iterator[Batch]:
+        self._iterations += 1
+        mine = self._iterations
+        for batch in self._iterate():
+            yield batch
+            if mine != self._iterations:
+                raise MmclError(
+                    "data: this stream was iterated anew meanwhile, and went on from here; an older iterator would "
+                    "repeat samples. Use one iterator at a time, or a stream for each."
+                )
+
+    def _iterate(self) -> Iterator[Batch]:
         if self.order.state() != self._after:  # an iteration before made batches that were not handed out
             self.order.restore(self._after)
         if self.workers == 0:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KEPT = 8  # blocks at most, of one size
+KEPT = 4  # free blocks at most: a stream has as many batches under way
 
 
 class Memory:
@@ -20,6 +20,10 @@ class Memory:
 
     def __init__(self) -> None:
         self._free: deque[np.ndarray] = deque(maxlen=KEPT)
+
+    def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
+        """A copy begins with nothing: what lies here are pictures of batches that are over."""
+        return Memory, ()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor of whatever was there before."""

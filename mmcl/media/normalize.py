@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from mmcl.errors import MmclError
+
 
 class Normalize(nn.Module):
     """Whole batches of uint8 pictures, normalised where they lie: ``(pixels / 255 - mean) / std``.
@@ -30,8 +32,16 @@ class Normalize(nn.Module):
         Args:
             rows: pictures.
             out: where to write; new memory unless told.
+
+        Raises:
+            MmclError: the pictures have other channels than the mean, or ``out`` has another shape.
         """
         pixels = torch.empty_like(rows, dtype=self.scale.dtype) if out is None else out
+        if rows.ndim != 4 or rows.shape[1] != len(self.shade) or pixels.shape != rows.shape:
+            raise MmclError(
+                f"pictures of shape {tuple(rows.shape)} cannot be normalised into {tuple(pixels.shape)} with a mean of "
+                f"{len(self.shade)} channels; give (batch, {len(self.shade)}, height, width), and `out` of that shape."
+            )
         last = all(x.is_contiguous(memory_format=torch.channels_last) for x in (rows, pixels))
         if not last or rows.device.type != "cpu" or torch.compiler.is_compiling():
             return pixels.copy_(rows).sub_(self.shade).mul_(self.scale)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import mmcl
-from mmcl.data import Source, Stream
+from mmcl.data import Source, Stream, write_shards
+from mmcl.errors import BadSampleError
 from mmcl.types import Transform
 from tests.data.test_stream import written
 
@@ -58,3 +59,26 @@ def test_all_captions_are_rows_that_are_counted(tmp_path: Path) -> None:
     assert batch["text"][:, 0].tolist() == [3, 3, 5, 6]
     assert batch.counts["text"].tolist() == [3, 1, 0]
     assert batch.present["text"].tolist() == [True, True, False]
+
+
+class NoB(Transform):
+    """Numbers of texts, except of those that begin with b."""
+
+    def empty(self, rows: int) -> Tensor:
+        return torch.full((rows, 1), -7)
+
+    def __call__(self, value: str, draw: object, out: Tensor) -> None:
+        if value.startswith("b"):
+            raise BadSampleError("begins with b")
+        out[:] = len(value)
+
+
+def test_texts_of_a_sample_one_of_which_cannot_be_used_leave_no_rows(tmp_path: Path) -> None:
+    texts = [["a", "aa"], ["aa", "b"]]
+    write_shards(({"__key__": str(i), "json": {"t": t}} for i, t in enumerate(texts)), tmp_path / "s")
+    source = Source(shards=str(tmp_path / "s"), modalities={"text": "json:t"}, captions="all")
+    (batch,) = Stream(source, batch_size=2, shuffle=False, transforms={"text": NoB()})
+    assert batch.present["text"].tolist() == [True, False]
+    assert batch.counts["text"].tolist() == [2, 0]
+    assert batch["text"].tolist() == [[1], [2]]
+    assert [bad.reason for bad in batch.bad] == ["begins with b"]

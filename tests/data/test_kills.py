@@ -18,4 +18,4 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     found = {record["figure"]: record["value"] for record in json.loads((tmp_path / "kills.json").read_text())}
     assert found["trials in which the sequence changed"] == 0
     assert found["kills"] >= 20
-    assert found["kills after steps"] >= 10, "they came too early or too late to mean anything"
+    assert found["kills after steps"] >= 5, "they came too early or too late to mean anything"

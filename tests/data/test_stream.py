@@ -362,3 +362,14 @@ def test_shards_without_samples_are_told(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", [])
     with pytest.raises(MmclError, match="hold no samples"):
         mmcl.data.stream(tmp_path, {"text": "txt"}, batch_size=2)
+
+
+def test_an_older_iterator_does_not_repeat_what_a_newer_one_gave(shards: Path) -> None:
+    one = stream(shards)
+    older = iter(one)
+    seen = keys([next(older)])
+    newer = iter(one)
+    seen += keys([next(newer)])
+    with pytest.raises(MmclError, match="iterated anew"):
+        next(older)
+    assert len(set(seen + keys(newer))) == 103

@@ -1,6 +1,8 @@
 """Memory of batches comes back, and never while somebody holds it."""
 
+import copy
 import gc
+import pickle
 
 import pytest
 import torch
@@ -53,3 +55,11 @@ def test_not_more_is_kept_than_is_useful() -> None:
     gc.collect()
     assert len(memory._free) == KEPT
     assert memory.empty((0, 3), torch.float32).shape == (0, 3)
+
+
+def test_a_copy_takes_no_pixels_along() -> None:
+    memory = Memory()
+    made(memory)
+    assert len(memory._free) == 1
+    assert len(pickle.dumps(memory)) < 200
+    assert not copy.deepcopy(memory)._free

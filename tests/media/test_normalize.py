@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmcl.errors import MmclError
 from mmcl.media import Normalize
 
 MEAN, STD = (0.48, 0.1, 0.4), (0.26, 0.3, 0.5)
@@ -31,3 +32,11 @@ def test_it_is_exact_for_one_channel_one_row_and_none() -> None:
         rows = torch.randint(0, 256, shape, dtype=torch.uint8)
         wide = (rows.float() - 255 * torch.tensor(MEAN).view(3, 1, 1)) / (255 * torch.tensor(STD).view(3, 1, 1))
         assert torch.allclose(Normalize(MEAN, STD)(rows), wide, atol=1e-5)
+
+
+def test_other_channels_and_shapes_are_refused() -> None:
+    for shape in [(1, 1, 12, 10), (6, 6, 4, 4), (3, 4, 4)]:
+        with pytest.raises(MmclError, match="mean of 3 channels"):
+            Normalize.forward.__wrapped__(Normalize(MEAN, STD), torch.zeros(shape, dtype=torch.uint8))  # type: ignore[attr-defined]
+    with pytest.raises(MmclError, match="cannot be normalised into"):
+        Normalize(MEAN, STD)(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), out=torch.zeros(6, 3, 4, 4))
