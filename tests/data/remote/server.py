@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from mmcl.data.remote import Patience
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -161,14 +163,17 @@ def content(name: str, size: int) -> bytes:
 
 
 def used(root: Path) -> int:
-    """Bytes below a folder; a file that is renamed meanwhile counts once."""
+    """Bytes below the folder of a cache; a file that is renamed meanwhile counts once."""
+    if not (root / "locks").is_dir():
+        return 0
     sizes: dict[int, int] = {}
-    for path in root.rglob("*"):
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            continue
-        sizes[stat.st_ino] = 0 if path.is_dir() else stat.st_size
+    with filelock.FileLock(root / "locks" / "room.lock"):  # or a file might go, and another one come, while we count
+        for path in root.rglob("*"):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue
+            sizes[stat.st_ino] = 0 if path.is_dir() else stat.st_size
     return sum(sizes.values())
 
 
