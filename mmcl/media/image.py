@@ -132,7 +132,7 @@ class Picture:
             BadSampleError: the bytes cannot be decoded.
         """
         height, width = out.shape[:2]
-        shrinks = not exact and self._jpeg and min(box.height / height, box.width / width) >= SPARE
+        shrinks = not exact and self._shrinking(box, height, width) >= SPARE
         scale = self._scale(box, height, width) if shrinks else 1
         if any(side % scale for side in box):
             scale = 1
@@ -147,9 +147,14 @@ class Picture:
             resize(part, out)
 
     def _scale(self, box: Box, height: int, width: int) -> int:
+        shrinking = self._shrinking(box, height, width)
+        return next((s for s in SCALES if shrinking >= SPARE * s), 1)
+
+    def _shrinking(self, box: Box, height: int, width: int) -> float:
+        """How many times larger a box is than what it becomes; 0 where there is no JPEG to decode."""
         if not self._jpeg or self._pixels is not None:
-            return 1
-        return next((s for s in SCALES if min(box.height / height, box.width / width) >= SPARE * s), 1)
+            return 0.0
+        return min(box.height / height, box.width / width)
 
     def _decode_jpeg(self, scale: int, fast: bool) -> NDArray[np.uint8] | None:
         """Pixels in this thread's own memory, which the next call overwrites; None where Pillow has to try."""

@@ -27,7 +27,7 @@ def test_pixels_are_those_of_the_equation(layout: torch.memory_format, dtype: to
     assert torch.allclose(out, found, atol=1e-6)
 
 
-def test_it_is_exact_for_one_channel_one_row_and_none() -> None:
+def test_it_is_exact_for_one_picture_one_pixel_and_none() -> None:
     for shape in [(1, 3, 4, 4), (0, 3, 4, 4), (2, 3, 1, 1)]:
         rows = torch.randint(0, 256, shape, dtype=torch.uint8)
         wide = (rows.float() - 255 * torch.tensor(MEAN).view(3, 1, 1)) / (255 * torch.tensor(STD).view(3, 1, 1))
