@@ -181,6 +181,10 @@ def json_field(data: bytes, field: str) -> list[str]:
     value = _lookup(record, field)
     found = value if isinstance(value, list) else [value]
     texts = [str(v).strip() for v in found if isinstance(v, str | int | float)]
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:  # which no tokenizer could take
+        raise BadSampleError(f"JSON field {field!r} holds half a character (a lone surrogate)") from None
     if not any(texts):
         raise BadSampleError(f"no text in JSON field {field!r}")
     return [t for t in texts if t]

@@ -193,14 +193,21 @@ class Stream:
 
     def _plans(self) -> Iterator[_Plan]:
         """The global batches to come."""
-        dropped = self.dropped
+        dropped, barren = self.dropped, 0  # ends of epochs since the last batch
         while True:
             epoch = self.order.epoch
             places = self.order.take(self.batch_size, across=self.last_batch == "carry")
             count = len(places)
             if count < self.batch_size and self.last_batch == "drop":
                 dropped += count
+                barren += 1
+                if self.endless and barren > 1:
+                    raise MmclError(
+                        f"data: an epoch has fewer samples than the {self.batch_size} of a batch, and last_batch: drop "
+                        "leaves all of them out. Make batch_size smaller, or carry the last batch on."
+                    )
             elif count:
+                barren = 0
                 size = self.batch_size if self.last_batch == "pad" else count
                 yield _Plan(places, size, epoch, self.order.news(), self.order.state(), dropped)
             if not self.endless and (self.order.ended or not count):

@@ -364,6 +364,24 @@ def test_shards_without_samples_are_told(tmp_path: Path) -> None:
         mmcl.data.stream(tmp_path, {"text": "txt"}, batch_size=2)
 
 
+def test_an_endless_stream_that_drops_everything_is_told(shards: Path) -> None:
+    with pytest.raises(MmclError, match="fewer samples than the 104"):
+        next(iter(stream(shards, batch_size=104, endless=True, last_batch="drop")))
+    whole = iter(stream(shards, batch_size=103, endless=True, last_batch="drop"))
+    assert [next(whole).epoch for _ in range(3)] == [0, 1, 2]
+    most = iter(stream(shards, batch_size=60, endless=True, last_batch="drop"))
+    assert [next(most).epoch for _ in range(3)] == [0, 1, 2]
+
+
+def test_half_a_character_in_json_is_a_bad_sample(tmp_path: Path) -> None:
+    captions = {"half": '{"c": "ok \\ud83d"}', "whole": '{"c": "ok \\ud83d\\ude00"}'}
+    write_shards(({"__key__": k, "json": c.encode()} for k, c in captions.items()), tmp_path / "s")
+    source = {"text": "json:c"}
+    (batch,) = mmcl.data.stream(tmp_path / "s", source, batch_size=2, identity="json:c", shuffle=False)
+    assert batch["text"] == [None, "ok \U0001f600"]
+    assert [(b.key, "lone surrogate" in b.reason) for b in batch.bad] == [("half", True)]
+
+
 def test_an_older_iterator_does_not_repeat_what_a_newer_one_gave(shards: Path) -> None:
     one = stream(shards)
     older = iter(one)

@@ -16,6 +16,7 @@ from fsspec.utils import get_protocol, glob_translate
 
 from mmcl.data.remote.failures import (
     PATIENCE,
+    AccessDeniedError,
     MissingFileError,
     Patience,
     TransferError,
@@ -123,7 +124,8 @@ def read_remote(url: str, limit: int = 64 * MIB, patience: Patience = PATIENCE) 
         patience: how long failures are borne.
 
     Returns:
-        Its bytes; None if it is not there.
+        Its bytes; None if it is not there. Many stores answer "denied" (403) where a file is missing and the user may
+        not list the folder, so that counts as missing; shards that one may not read say so themselves.
 
     Raises:
         MmclError: it cannot be read, or is larger than the limit.
@@ -139,7 +141,7 @@ def read_remote(url: str, limit: int = 64 * MIB, patience: Patience = PATIENCE) 
                 if position + len(chunk) > limit:
                     raise TransferError(f"it has more than the {limit:,} bytes that are read")
                 data += chunk
-        except MissingFileError:
+        except (MissingFileError, AccessDeniedError):
             return None
         if file.size is not None and len(data) != file.size:
             raise TransientError(f"{len(data):,} of {file.size:,} bytes came")

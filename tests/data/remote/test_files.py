@@ -59,9 +59,9 @@ def test_small_files(server: Server) -> None:
     for length in (True, False):
         with pytest.raises(MmclError, match=r"d.json: it has .* 1,000 "):
             read_remote(server.put("/d.json", data, length=length), 1000, QUICK)
-    for status, said in ((403, "denied"), (500, "500")):
-        with pytest.raises(MmclError, match=said):
-            read_remote(server.put("/e.json", data, every=status), patience=QUICK)
+    assert read_remote(server.put("/e.json", data, every=403), patience=QUICK) is None  # S3 without ListBucket
+    with pytest.raises(MmclError, match="500"):
+        read_remote(server.put("/e.json", data, every=500), patience=QUICK)
 
 
 def test_unknown_protocols_and_missing_packages(start: Start) -> None:
