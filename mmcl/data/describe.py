@@ -35,7 +35,7 @@ def describe(shards: Sequence[str], sha256: bool = False, processes: int | None 
     listed = find_shards(list(shards))
     for shard in listed:
         if is_remote(shard.url) or is_pipe(shard.url):
-            raise MmclError(f"{shard.url}: only shards on this machine can be described; do it where they are written.")
+            raise MmclError(f"{shard.shown}: only shards on this machine can be described; do it where they lie.")
     described: dict[Path, list[dict[str, Any]]] = {}
     jobs = [(shard.url, sha256) for shard in listed]
     for (url, _), said in every_shard(_describe_one, jobs, "indexing", processes):

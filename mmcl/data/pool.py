@@ -124,7 +124,7 @@ class Pool:
                 break
             empty += len(window.shards)
             if empty > 2 * len(self.numbers):
-                raise MmclError(f"data: the shards of {self.shards.listed[self.numbers[0]].url} ... hold no samples.")
+                raise MmclError(f"data: the shards of {self.shards.listed[self.numbers[0]].shown} ... hold no samples.")
             if self._leave(window) and not across:
                 break
         return taken

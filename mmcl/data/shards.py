@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from webdataset.shardlists import expand_urls
 
-from mmcl.data.remote import is_remote, list_remote, read_remote
+from mmcl.data.remote import is_remote, list_remote, read_remote, redact
 from mmcl.errors import MmclError
 
 MANIFEST = "manifest.json"
@@ -30,6 +30,11 @@ class Listed:
     digest: str | None = None  # of its index
     sha256: str | None = None
     said_by: str = ""  # the file that says so
+
+    @property
+    def shown(self) -> str:
+        """Where it lies, as messages, lists of bad samples and runs may say it: a signature is a secret."""
+        return redact(self.url) if is_remote(self.url) else self.url
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ class Shard:
     """An open shard: its samples, by number.
 
     Args:
-        url: where it lies.
+        url: where it lies, as it may be shown.
         number: of the shard among all shards of a stream.
         index: where its samples lie.
         file: opens the shard of a number.
@@ -108,7 +108,7 @@ class ShardSet:
             listed = self.listed[number]
             if is_remote(listed.url):
                 raise MmclError(
-                    f"data: nothing says how many samples {listed.url} has, and so how many an epoch has. Put the "
+                    f"data: nothing says how many samples {listed.shown} has, and so how many an epoch has. Put the "
                     "manifest.json that `mmcl data index` writes beside the shards."
                 )
             stored = stored_count(Path(listed.url))
@@ -131,11 +131,11 @@ class ShardSet:
             )
         if listed.digest is not None and listed.digest != index.digest:
             raise MmclError(
-                f"data: {listed.url} is not the shard that {listed.said_by} describes. Restore it, or describe the "
+                f"data: {listed.shown} is not the shard that {listed.said_by} describes. Restore it, or describe the "
                 "shards again: mmcl data index"
             )
         self._counts[number] = len(index)
-        return Shard(listed.url, number, index, self._file)
+        return Shard(listed.shown, number, index, self._file)
 
     def path(self, number: int) -> Path:
         """Where a shard lies on this machine."""

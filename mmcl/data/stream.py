@@ -18,7 +18,7 @@ from mmcl.data.pipe import PipedPool
 from mmcl.data.pool import Pool, Ref
 from mmcl.data.remote import ShardCache, is_remote
 from mmcl.data.rows import Filled, Reader
-from mmcl.data.shards import find_shards, is_pipe
+from mmcl.data.shards import Listed, find_shards, is_pipe
 from mmcl.data.source import Source, Window
 from mmcl.data.store import ShardSet, default_cache
 from mmcl.errors import MmclError
@@ -99,7 +99,7 @@ class Stream:
         of_shard = [number for number, shards in enumerate(found) for _ in shards]
         self.reader = Reader(self.sources, of_shard, seed, dict(transforms or {}))
         self.reader.check(self.shards)
-        self.fingerprint = _hash(batch_size, self.last_batch, settings, [_said(shard.url) for shard in listed])
+        self.fingerprint = _hash(batch_size, self.last_batch, settings, [_said(shard) for shard in listed])
         digests = [shard.digest for shard in listed]
         self._content = None if None in digests else _hash(digests)
         self.samples_seen = self.dropped = 0
@@ -272,10 +272,10 @@ def _order(
     return mixture, [seed, [str(window) for window in windows], given, list(counts)]
 
 
-def _said(url: str) -> tuple[str, int | None]:
-    """Name of a shard, and its size where that costs nothing."""
-    size = None if is_remote(url) or is_pipe(url) else os.path.getsize(url)
-    return url.rpartition("/")[2], size
+def _said(shard: Listed) -> tuple[str, int | None]:
+    """Name of a shard, and its size where that costs nothing; a URL may be signed anew."""
+    size = None if is_remote(shard.url) or is_pipe(shard.url) else os.path.getsize(shard.url)
+    return shard.shown.rpartition("/")[2], size
 
 
 def _hash(*parts: Any) -> str:

@@ -118,6 +118,26 @@ def test_a_shard_that_is_not_the_described_one_is_refused(server: Server, local:
         keys(Stream(source(url), batch_size=8, seed=1, cache=opened()))
 
 
+def test_signatures_are_shown_nowhere_and_may_change(server: Server, local: Path, opened: Any) -> None:
+    publish(server, local)
+
+    def signed(signature: str) -> Stream:
+        urls = [server.url(f"/d/{n:05d}.tar?sig={signature}") for n in range(SHARDS)]
+        named = Source(shards=urls, modalities={"text": "txt", "image": "jpg"}, window=3)
+        return Stream(named, batch_size=10, workers=0, cache=opened(name=signature))
+
+    first = signed("hunter2")
+    batch = next(iter(first))
+    assert len(batch.bad) == 10
+    assert all("?***" in bad.shard and "hunter2" not in bad.shard for bad in batch.bad)
+    with pytest.raises(MmclError, match="nothing says how many") as caught:
+        _ = first.samples
+    assert "hunter2" not in str(caught.value)
+    second = signed("swordfish")
+    second.restore(first.state())
+    assert len({*batch.keys, *keys(second)}) == SHARDS * EACH
+
+
 def test_a_cache_that_cannot_hold_two_windows_is_told(server: Server, local: Path, opened: Any) -> None:
     url = publish(server, local)
     with pytest.raises(MmclError, match=r"two windows of remote shards take .* Raise data.cache.gigabytes"):
