@@ -124,8 +124,8 @@ def read_remote(url: str, limit: int = 64 * MIB, patience: Patience = PATIENCE) 
         patience: how long failures are borne.
 
     Returns:
-        Its bytes; None if it is not there. Many stores answer "denied" (403) where a file is missing and the user may
-        not list the folder, so that counts as missing; shards that one may not read say so themselves.
+        Its bytes; None if it is not there. Many stores answer "denied" (401, 403) where a file is missing and the user
+        may not list the folder, so that counts as missing; shards that one may not read say so themselves.
 
     Raises:
         MmclError: it cannot be read, or is larger than the limit.
