@@ -108,7 +108,7 @@ def train_tokenizer(shards: str, /, *, out: Path, text: str = "txt", vocab_size:
 @app.command
 def check(
     *shards: str,
-    modality: list[str] | None = None,
+    modality: Annotated[list[str] | None, Parameter(negative_iterable=())] = None,
     recipe: str | None = None,
     json_: Annotated[Path | None, Parameter(name="--json")] = None,
     bad: Path | None = None,
@@ -118,7 +118,8 @@ def check(
 
     Args:
         shards: files: braces, globs, folders, URLs.
-        modality: where one lies, as in image=jpg;png or text=json:caption; guessed from the members unless told.
+        modality: where one lies, as in --modality "image=jpg;png" --modality text=json:caption; guessed from the
+            members unless told.
         recipe: check the shards of a recipe instead.
         json_: file for the whole report.
         bad: file for a list of everything that is bad, a JSON object a line.
@@ -187,8 +188,9 @@ def _print_check(report: dict[str, Any]) -> None:
     rate = f"{report['samples_per_second']:,.0f} samples/s"
     print(f"{report['samples']:,} samples in {report['shards']:,} shards, {report['seconds']:.0f} s, {rate}")
     for name, count in report["modalities"].items():
-        sizes = "  x  ".join(f"{q['least']:g} .. {q['half']:g} .. {q['most']:g}" for q in report["sizes"].get(name, []))
-        print(f"{count:>12,}  {name:<12} {sizes}")
+        sizes = report["sizes"].get(name, {}).items()
+        shown = (f"{what} {q['least']:g} .. {q['half']:g} .. {q['most']:g}" for what, q in sizes)
+        print(f"{count:>12,}  {name:<12} {', '.join(shown)}")
     for name, reasons in report["reasons"].items():
         for reason, count in reasons.items():
             first = next(e for e in report["examples"] if (e["modality"] or "shard") == name and e["reason"] == reason)
@@ -198,4 +200,7 @@ def _print_check(report: dict[str, Any]) -> None:
     for extension in report["extensions_with_dots"]:
         count = report["members"][extension]
         print(f"{count:>12,}  members .{extension} are read by nothing; a key ends at the first dot of a name")
-    print("nothing is bad" if not report["reasons"] else f"{report['bad_samples']:,} samples have something bad")
+    if report["reasons"]:
+        print(f"{report['bad_samples']:,} samples and {report['bad_shards']:,} shards have something bad")
+    else:
+        print("nothing is bad" + (", but keys are not unique" if report["repeated_keys"]["samples"] else ""))

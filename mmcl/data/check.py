@@ -1,5 +1,6 @@
 """What training would say of shards, before training: every sample read and decoded, on all cores."""
 
+import contextlib
 import hashlib
 import time
 from collections import Counter
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from mmcl.data.every_shard import every_shard
 from mmcl.data.pool import Ref
+from mmcl.data.remote import is_remote
 from mmcl.data.rows import Reader
-from mmcl.data.shards import find_shards, is_pipe
+from mmcl.data.shards import Listed, find_shards, is_pipe
 from mmcl.data.source import IMAGES, SOUNDS, TEXTS, Selector, Source
 from mmcl.data.store import ShardSet
 from mmcl.errors import MmclError
@@ -32,6 +34,8 @@ QUANTILES = (0.0, 0.01, 0.5, 0.99, 1.0)
 class Measure(Transform):
     """Decodes a value to its end, and gives its size."""
 
+    quantities: tuple[str, ...] = ()  # what the two numbers are
+
     def empty(self, rows: int) -> Tensor:
         """Two numbers a row."""
         return torch.zeros(rows, 2, dtype=torch.float64)
@@ -40,12 +44,18 @@ class Measure(Transform):
         """Height and width, seconds and rate, letters, or how many numbers."""
         if isinstance(value, Picture):
             value.view()
+            self.quantities = ("height in pixels", "width in pixels")
             out[0], out[1] = value.height, value.width
         elif isinstance(value, Sound):
             value.read()
+            self.quantities = ("seconds", "frames per second")
             out[0], out[1] = value.seconds, value.rate
+        elif isinstance(value, str):
+            self.quantities = ("letters",)
+            out[0] = len(value)
         else:
-            out[0] = len(value) if isinstance(value, str) else value.numel()
+            self.quantities = ("numbers",)
+            out[0] = value.numel()
 
 
 @dataclass
@@ -59,19 +69,23 @@ class ShardReport:
     members: Counter[str] = field(default_factory=Counter)  # by extension
     hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # of the keys
     sizes: dict[str, np.ndarray] = field(default_factory=dict)  # two columns a modality, see `Measure`
+    quantities: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what they are
 
 
-def check_shard(source: Source) -> ShardReport:
-    """Read and decode every sample of a source of one shard, as a stream does.
+def check_shard(source: Source, listed: Listed) -> ShardReport:
+    """Read and decode every sample of one shard of a source, as a stream does; hold it to its checksum.
 
     Raises:
         MmclError: the shard cannot be had, or is no tar.
     """
-    shard = ShardSet(find_shards(source.shards)).open(0)
+    shard = ShardSet([listed]).open(0)
     every = source.model_copy(update={"captions": "all"})
-    reader = Reader([every], [0], 0, {modality: Measure() for modality in source.modalities})
+    measures = {modality: Measure() for modality in source.modalities}
+    reader = Reader([every], [0], 0, measures)
     index = shard.index
     report = ShardReport(samples=len(shard), bad=[Bad(shard.url, key, "", why) for key, why in index.problems])
+    if listed.sha256 and not is_remote(listed.url) and _sha256(listed.url) != listed.sha256.lower():
+        report.bad.append(Bad(shard.url, "", "", f"its sha256 is not the one in {listed.said_by}"))
     counts = np.bincount(index.extension, minlength=len(index.extensions)).tolist()
     report.members.update(dict(zip(index.extensions, counts, strict=True)))
     sizes: dict[str, list[np.ndarray]] = {modality: [] for modality in source.modalities}
@@ -86,6 +100,7 @@ def check_shard(source: Source) -> ShardReport:
             report.present[modality] += int(there.sum())
             rows = columns[modality] if modality in counted else columns[modality][there]
             sizes[modality].append(rows.numpy())
+    report.quantities = {modality: measure.quantities for modality, measure in measures.items()}
     report.sizes = {modality: np.concatenate(rows) for modality, rows in sizes.items() if rows}
     report.hashes = np.array([_hash(index.key(sample)) for sample in range(len(shard))], np.uint64)
     return report
@@ -102,18 +117,22 @@ class Check:
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        self.shards: list[Source] = []
+        self.sources, self.shards = list(sources), list[tuple[Source, Listed]]()
         for source in sources:
             for listed in find_shards(source.shards):
                 if is_pipe(listed.url):
-                    raise MmclError(f"{listed.url}: a pipe cannot be checked without being used up; check .tar files.")
-                self.shards.append(source.model_copy(update={"shards": listed.url}))
-        self.samples = self.bad_samples = 0
+                    raise MmclError(
+                        f"{listed.shown}: a pipe cannot be checked without being used up, nor a compressed tar; check "
+                        ".tar files."
+                    )
+                self.shards.append((source, listed))
+        self.samples = self.bad_samples = self.bad_shards = 0
         self.present, self.members = Counter[str](), Counter[str]()
         self.reasons: dict[str, Counter[str]] = {}  # modality (or nothing, for a shard's own) -> reason -> count
         self.examples: dict[str, list[Bad]] = {}
         self.sizes: dict[str, np.ndarray] = {}
-        self._hashes: list[tuple[str, np.ndarray]] = []
+        self.quantities: dict[str, tuple[str, ...]] = {}
+        self._hashes: list[tuple[Listed, np.ndarray]] = []
         self.seconds = 0.0
 
     def run(self, processes: int | None = None, note: Callable[[Bad], None] = lambda bad: None) -> None:
@@ -124,31 +143,32 @@ class Check:
             note: is told of everything that is bad.
         """
         start = time.perf_counter()
-        for source, report in every_shard(_guarded, self.shards, "checking", processes):
-            url = str(source.shards)
+        for (_, listed), report in every_shard(_guarded, self.shards, "checking", processes):
             if report is None:
-                report = ShardReport(bad=[Bad(url, "", "", "reading it kills the process that reads it")])
+                report = ShardReport(bad=[Bad(listed.shown, "", "", "reading it kills the process that reads it")])
             elif isinstance(report, str):
-                report = ShardReport(bad=[Bad(url, "", "", report)])
-            self._add(url, report)
+                report = ShardReport(bad=[Bad(listed.shown, "", "", report)])
+            self._add(listed, report)
             for bad in report.bad:
                 note(bad)
         self.seconds = time.perf_counter() - start
 
-    def _add(self, url: str, report: ShardReport) -> None:
+    def _add(self, listed: Listed, report: ShardReport) -> None:
         self.samples += report.samples
         self.bad_samples += report.bad_samples
+        self.bad_shards += any(not bad.modality for bad in report.bad)
         self.present += report.present
         self.members += report.members
         for bad in report.bad:
             self.reasons.setdefault(bad.modality, Counter())[bad.reason] += 1
-            listed = self.examples.setdefault(f"{bad.modality} {bad.reason}", [])
-            if len(listed) < EXAMPLES:
-                listed.append(bad)
+            examples = self.examples.setdefault(f"{bad.modality} {bad.reason}", [])
+            if len(examples) < EXAMPLES:
+                examples.append(bad)
         for modality, rows in report.sizes.items():
             held = np.concatenate([self.sizes.get(modality, rows[:0]), rows])
             self.sizes[modality] = held[:: 1 + len(held) // HELD]  # thinned evenly
-        self._hashes.append((url, report.hashes))
+            self.quantities[modality] = report.quantities[modality] or self.quantities.get(modality, ())
+        self._hashes.append((listed, report.hashes))
 
     def repeated(self) -> tuple[int, list[str]]:
         """How many samples have a key that another one has, and a few of those keys."""
@@ -157,15 +177,16 @@ class Check:
         values, counts = np.unique(np.concatenate([h for _, h in self._hashes]), return_counts=True)
         twice = values[counts > 1]
         examples: list[str] = []
-        for url, hashes in self._hashes:
+        for listed, hashes in self._hashes:
             for sample in np.flatnonzero(np.isin(hashes, twice[:EXAMPLES])):
                 if len(examples) < EXAMPLES:
-                    examples.append(f"{ShardSet(find_shards(url)).open(0).key(int(sample))} in {url}")
+                    examples.append(f"{ShardSet([listed]).open(0).key(int(sample))} in {listed.shown}")
         return int(counts[counts > 1].sum()), examples
 
     def merged(self) -> list[str]:
         """Extensions that were part of a name: a key ends at the first dot."""
-        read = {e for s in self.shards for said in s.modalities.values() for e in Selector.parse(said, "").extensions}
+        said = {said for source in self.sources for said in source.modalities.values()}
+        read = {extension for where in said for extension in Selector.parse(where, "").extensions}
         known = IMAGES | SOUNDS | TEXTS
         return sorted(e for e in self.members if "." in e and e not in read and e.rpartition(".")[2] in known)
 
@@ -177,9 +198,10 @@ class Check:
             "shards": len(self.shards),
             "samples": self.samples,
             "bad_samples": self.bad_samples,
+            "bad_shards": self.bad_shards,
             "modalities": dict(self.present),
             "members": dict(self.members.most_common()),
-            "sizes": {modality: _quantiles(rows) for modality, rows in self.sizes.items() if len(rows)},
+            "sizes": {m: _quantiles(rows, self.quantities[m]) for m, rows in self.sizes.items() if len(rows)},
             "reasons": {modality or "shard": dict(counts.most_common()) for modality, counts in self.reasons.items()},
             "examples": [bad._asdict() for listed in self.examples.values() for bad in listed],
             "repeated_keys": {"samples": repeated, "examples": examples},
@@ -190,28 +212,37 @@ class Check:
 
 
 def guess(shards: Sequence[str]) -> Source:
-    """A source with the modalities that the extensions in the first shards suggest; a sample may lack any of them.
+    """A source with the modalities that the extensions in the first shards suggest.
+
+    A sample may lack what less than half of those samples have.
 
     Raises:
         MmclError: they have none that mmcl decodes.
     """
-    found = find_shards(list(shards))[:GUESSED]
-    extensions = sorted(ShardSet(found).extensions())
+    found, members, samples = find_shards(list(shards)), Counter[str](), 0
+    opened = ShardSet(found[:GUESSED])
+    for number in range(len(opened.listed)):
+        with contextlib.suppress(MmclError):  # the check itself will say so
+            index = opened.open(number).index
+            samples += len(index)
+            counts = np.bincount(index.extension, minlength=len(index.extensions)).tolist()
+            members.update(dict(zip(index.extensions, counts, strict=True)))
     kinds = {"image": IMAGES, "audio": SOUNDS, "text": TEXTS}
-    guessed = {m: ";".join(e for e in extensions if e.rpartition(".")[2] in known) for m, known in kinds.items()}
-    guessed = {modality: said for modality, said in guessed.items() if said}
+    fits = {m: sorted(e for e in members if e.rpartition(".")[2] in known) for m, known in kinds.items()}
+    guessed = {modality: ";".join(extensions) for modality, extensions in fits.items() if extensions}
     if not guessed:
         raise MmclError(
-            f"{found[0].url}: its members are {', '.join(extensions) or 'none'}; say where modalities lie, as in "
-            "--modality text=json:caption."
+            f"{found[0].shown}: its members are {', '.join(sorted(members)) or 'none'}; say where modalities lie, as "
+            "in --modality text=json:caption."
         )
-    return Source(shards=list(shards), modalities=guessed, optional=list(guessed))
+    rare = [modality for modality in guessed if 2 * sum(members[e] for e in fits[modality]) < samples]
+    return Source(shards=list(shards), modalities=guessed, optional=rare)
 
 
-def _guarded(source: Source) -> "ShardReport | str":
+def _guarded(job: tuple[Source, Listed]) -> "ShardReport | str":
     """The report of a shard, or why there is none."""
     try:
-        return check_shard(source)
+        return check_shard(*job)
     except MmclError as error:
         return str(error)
 
@@ -220,8 +251,14 @@ def _hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
-def _quantiles(rows: np.ndarray) -> list[dict[str, float]]:
-    """Of both columns; the second one of texts and vectors is empty."""
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _quantiles(rows: np.ndarray, quantities: Sequence[str]) -> dict[str, dict[str, float]]:
     names = ["least", "1%", "half", "99%", "most"]
-    columns = [column for column in rows.T if column.any()]
-    return [dict(zip(names, np.quantile(column, QUANTILES).round(3).tolist(), strict=True)) for column in columns]
+    return {
+        quantity: dict(zip(names, np.quantile(column, QUANTILES).round(3).tolist(), strict=True))
+        for quantity, column in zip(quantities, rows.T, strict=False)  # texts and vectors have one
+    }

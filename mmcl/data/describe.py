@@ -49,7 +49,7 @@ def _describe_one(job: tuple[str, bool]) -> "dict[str, Any] | str":
     url, sha256 = job
     path = Path(url)
     try:
-        index = load_index(path)
+        index = load_index(path, afresh=True)
     except MmclError as error:
         return str(error)
     said = {"name": path.name, "samples": len(index), "bytes": path.stat().st_size, "digest": index.digest}

@@ -6,11 +6,13 @@ import json
 import os
 import struct
 import tarfile
+import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import platformdirs
@@ -20,19 +22,22 @@ from safetensors.numpy import save as save_tensors
 
 from mmcl.errors import MmclError
 
-FORMAT = 3
+FORMAT = 4
 SUFFIX = ".index.safetensors"
 BLOCK = 512  # of a tar
 CACHE = "MMCL_CACHE"  # names the folder for what cannot lie beside the shards
-TENSORS = ("names", "name_ends", "first", "extension", "offset", "size")
+SHAPE = ("names", "name_ends", "first", "extension", "offset", "size")  # what the digest is of
+TENSORS = (*SHAPE, "check")
+Member = tuple[int, int, int]  # offset, size, checksum of the header before it
 
 
 @dataclass(frozen=True)
 class ShardIndex:
     """The samples of a shard in the order of the tar, as a few arrays.
 
-    Member ``i`` is ``extensions[extension[i]]``, ``size[i]`` bytes at ``offset[i]``; sample ``n`` has the members
-    ``first[n]`` to ``first[n + 1]``; its key ends at ``name_ends[n]`` in ``names``.
+    Member ``i`` is ``extensions[extension[i]]``, ``size[i]`` bytes at ``offset[i]``, after a header whose CRC-32 is
+    ``check[i]``; sample ``n`` has the members ``first[n]`` to ``first[n + 1]``; its key ends at ``name_ends[n]`` in
+    ``names``.
     """
 
     extensions: list[str]
@@ -43,6 +48,7 @@ class ShardIndex:
     extension: np.ndarray
     offset: np.ndarray
     size: np.ndarray
+    check: np.ndarray
 
     def __len__(self) -> int:
         return len(self.name_ends)
@@ -57,31 +63,36 @@ class ShardIndex:
         """Keys of all samples."""
         return [self.key(n) for n in range(len(self))]
 
-    def members(self, sample: int) -> dict[str, tuple[int, int]]:
-        """Extension -> (offset, size) of a sample's members."""
+    def members(self, sample: int) -> dict[str, Member]:
+        """Extension -> (offset, size, checksum of the header) of a sample's members."""
         low, high = int(self.first[sample]), int(self.first[sample + 1])
-        kinds, offsets, sizes = (x[low:high].tolist() for x in (self.extension, self.offset, self.size))
-        return {self.extensions[k]: (o, s) for k, o, s in zip(kinds, offsets, sizes, strict=True)}
+        kinds = self.extension[low:high].tolist()
+        places = (x[low:high].tolist() for x in (self.offset, self.size, self.check))
+        return {self.extensions[kind]: place for kind, place in zip(kinds, zip(*places, strict=True), strict=True)}
 
     @cached_property
     def digest(self) -> str:
         """Changes whenever a key, an offset or a size does; times and places do not matter."""
         digest = hashlib.blake2b(json.dumps(self.extensions).encode(), digest_size=16)
-        for name in TENSORS:
+        for name in SHAPE:
             digest.update(np.ascontiguousarray(getattr(self, name)).data)
         return digest.hexdigest()
 
 
-def load_index(shard: Path) -> ShardIndex:
+def load_index(shard: Path, afresh: bool = False) -> ShardIndex:
     """Index of a shard: a stored one that fits, or one pass over the tar, stored for the next time.
 
     It lies beside the shard, or, where nothing can be written there, in a folder of the user's cache (``MMCL_CACHE``).
+
+    Args:
+        shard: a tar.
+        afresh: read the tar, whatever is stored.
 
     Raises:
         MmclError: the file is no tar at all.
     """
     signed = signature(shard)
-    for stored in index_paths(shard):
+    for stored in () if afresh else index_paths(shard):
         index = _read(stored, signed)
         if index is not None:
             return index
@@ -135,7 +146,10 @@ def write_index(shard: Path, index: ShardIndex) -> None:
 
 
 def signature(shard: Path) -> str:
-    """Size, and a hash of the first and the last blocks, where names, sizes and times of members stand."""
+    """Size, and a hash of the first and the last blocks, where names, sizes and times of members stand.
+
+    What changed between them without changing the size is met when a sample is read whose header is another one.
+    """
     size = shard.stat().st_size
     with shard.open("rb", buffering=0) as file:
         head = os.pread(file.fileno(), 8 * BLOCK, 0)
@@ -180,33 +194,58 @@ def _read(stored: Path, signed: str) -> ShardIndex | None:
     return index if index.digest == header["digest"] else None
 
 
+class Header(tarfile.TarInfo):
+    """A member, with the checksum of the block that says where it is."""
+
+    __slots__ = ("check",)
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
+        """Read a header's block."""
+        header = super().frombuf(buf, encoding, errors)
+        header.check = zlib.crc32(buf)
+        return header
+
+    def named(self) -> tuple[str, str] | None:
+        """Key and extension: the path up to the first dot of the file's name, and the rest in lower case.
+
+        None where the member is a folder, or has no such name.
+        """
+        folder, _, name = self.name.rpartition("/")
+        stem, _, extension = name.partition(".")
+        if self.isdir() or not stem or not extension:
+            return None
+        return (f"{folder}/{stem}" if folder else stem), extension.lower()
+
+    def problem(self) -> str | None:
+        """Why its content cannot be read, if so."""
+        if self.isreg() and not self.issparse():
+            return None
+        return "a link or another special member; write files as they are (tar -h, no -S)"
+
+
 class _Members:
     """Collects the members of a tar by sample."""
 
     def __init__(self) -> None:
-        self.samples: dict[bytes, dict[str, tuple[int, int]]] = {}
+        self.samples: dict[bytes, dict[str, Member]] = {}
         self.problems: list[tuple[str, str]] = []
 
-    def add(self, member: tarfile.TarInfo, size: int) -> bool:
-        """Take up a member of a shard of ``size`` bytes; False where the shard is cut before its end.
-
-        A key is the path up to the first dot of the file's name, its extension the rest in lower case.
-        """
-        folder, _, name = member.name.rpartition("/")
-        stem, _, extension = name.partition(".")
-        extension = extension.lower()
-        if member.isdir() or not stem or not extension:
+    def add(self, member: Header, size: int) -> bool:
+        """Take up a member of a shard of ``size`` bytes; False where the shard is cut before its end."""
+        named = member.named()
+        if named is None:
             return True
-        key = (f"{folder}/{stem}" if folder else stem).encode("utf-8", "surrogateescape")
-        if not member.isreg() or member.issparse():
-            self.say(key, f"{extension}: a link or another special member; write files as they are (tar -h, no -S)")
+        key, extension = named[0].encode("utf-8", "surrogateescape"), named[1]
+        if problem := member.problem():
+            self.say(key, f"{extension}: {problem}")
         elif member.offset_data + member.size > size:
             self.say(key, f"{extension}: the shard is cut before the member's end")
             return False
         elif extension in self.samples.setdefault(key, {}):
             self.say(key, f"{extension}: a second member of this name; the first one is used")
         else:
-            self.samples[key][extension] = (member.offset_data, member.size)
+            self.samples[key][extension] = (member.offset_data, member.size, member.check)
         return True
 
     def say(self, key: bytes, reason: str) -> None:
@@ -222,12 +261,13 @@ class _Members:
         """What was collected, as arrays."""
         samples = {key: members for key, members in self.samples.items() if members}
         numbers: dict[str, int] = {}
-        kinds, offsets, sizes, first = array("I"), array("Q"), array("Q"), array("Q", [0])
+        kinds, offsets, sizes, checks, first = array("I"), array("Q"), array("Q"), array("I"), array("Q", [0])
         for members in samples.values():
-            for extension, (offset, size) in members.items():
+            for extension, (offset, size, check) in members.items():
                 kinds.append(numbers.setdefault(extension, len(numbers)))
                 offsets.append(offset)
                 sizes.append(size)
+                checks.append(check)
             first.append(len(kinds))
         return ShardIndex(
             extensions=list(numbers),
@@ -238,6 +278,7 @@ class _Members:
             extension=np.frombuffer(kinds, np.uint32),
             offset=np.frombuffer(offsets, np.uint64),
             size=np.frombuffer(sizes, np.uint64),
+            check=np.frombuffer(checks, np.uint32),
         )
 
 
@@ -249,6 +290,8 @@ def scan(shard: Path) -> ShardIndex:
     """
     found = _Members()
     size = shard.stat().st_size
+    if not size:
+        found.say(b"", "the shard is an empty file; its writing, or its copying, was interrupted")
     with shard.open("rb") as file:
         start = 0
         while start < size:
@@ -280,21 +323,22 @@ def scan(shard: Path) -> ShardIndex:
 def _scan_one(file, start: int, size: int, found: _Members) -> int | None:
     """Take up one archive; where it ends, or None where the shard is cut."""
     file.seek(start)
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in _walk(tar):
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=Header) as tar:
+        for member in walk(tar):
             if not found.add(member, size):
                 return None
         return tar.offset
 
 
-def _walk(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def walk(tar: tarfile.TarFile) -> Iterator[Header]:
+    """The members of a tar, which does not remember them; a header that would be read for ever is an error."""
     before = -1
     while (member := tar.next()) is not None:
         if member.size < 0 or tar.offset <= before:  # it would be read for ever
             raise tarfile.ReadError("damaged header")
         before = tar.offset
         tar.members = []  # type: ignore[attr-defined]  # or it would remember all of them
-        yield member
+        yield cast(Header, member)
 
 
 def _next_archive(file, end: int) -> int | None:

@@ -1,49 +1,58 @@
-"""What can only be read from its beginning to its end: pipes, standard input, compressed tars. webdataset reads them.
+"""What can only be read from its beginning to its end: pipes, standard input, compressed tars.
 
 There is no index, so what follows from one does not hold: a run cannot be resumed, the number of samples is known at
-the end only, every process reads all of it, and a window lies in memory.
+the end only, every process reads all of it, a window lies in memory, and the members of a sample must follow one
+another.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any
+import lzma
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from tarfile import EOFHeaderError  # pyright: ignore[reportAttributeAccessIssue]
+from typing import IO, Any, cast
 
 import fsspec
-from webdataset.gopen import gopen
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from mmcl.data.index import Header, Member, walk
 from mmcl.data.order import sample_order
 from mmcl.data.pool import Cursor, OpenWindow, Pool
-from mmcl.data.remote import is_remote
+from mmcl.data.shards import Listed, is_stream
 from mmcl.data.source import SampleWindow
 from mmcl.data.store import Shard, ShardSet
 from mmcl.errors import MmclError
 from mmcl.types import Bad
 
 WINDOW = 2_000  # samples, where the recipe's window counts shards
+DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
+ADVICE = "Write it to .tar files, which can be indexed."
+Piped = tuple[int, str, dict[str, bytes]]  # number of the pipe, key, extension -> content
 
 
 class PipedShard(Shard):
     """Samples of a pipe, in memory."""
 
-    def __init__(self, number: int, samples: list[dict[str, Any]]) -> None:
-        self.url, self.number, self._samples = samples[0]["__url__"] if samples else "", number, samples
+    def __init__(self, listed: Listed, number: int, samples: Sequence[Piped]) -> None:
+        self.url, self.number, self._samples = listed.shown, number, samples
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def key(self, sample: int) -> str:
         """Key of a sample."""
-        return self._samples[sample]["__key__"]
+        return self._samples[sample][1]
 
-    def members(self, sample: int) -> dict[str, tuple[int, int]]:
+    def members(self, sample: int) -> dict[str, Member]:
         """Extension -> where `read` finds it."""
-        names = [name for name in self._samples[sample] if not name.startswith("__")]
-        return {name: (sample, place) for place, name in enumerate(names)}
+        return {name: (sample, place, 0) for place, name in enumerate(self._samples[sample][2])}
 
-    def read(self, members: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read(self, members: Sequence[Member]) -> list[bytes]:
         """Bytes of members."""
-        return [list(self._samples[sample].values())[place + 2] for sample, place in members]  # after key and url
+        return [list(self._samples[sample][2].values())[place] for sample, place, _ in members]
 
 
 class PipedPool(Pool):
@@ -54,8 +63,8 @@ class PipedPool(Pool):
 
     def __init__(self, shards: ShardSet, numbers: Sequence[int], *args: Any, **kwargs: Any) -> None:
         super().__init__(shards, numbers, *args, **kwargs)
-        self._samples: Iterator[dict[str, Any]] = iter(())
-        self._peeked: list[dict[str, Any]] = []
+        self._samples: Iterator[Piped] = iter(())
+        self._peeked: list[Piped] = []
         self._problems: list[Bad] = []
 
     def __len__(self) -> int:
@@ -64,7 +73,7 @@ class PipedPool(Pool):
         Raises:
             MmclError: always.
         """
-        raise MmclError(f"data: {self._name}: how many samples a pipe has is known only at its end. {ADVICE}")
+        raise MmclError(f"data: {self._shown}: how many samples a pipe has is known only at its end. {ADVICE}")
 
     def snapshot(self) -> list[Any]:
         """Where it is; there is nothing to tell a changed pipe by."""
@@ -78,12 +87,12 @@ class PipedPool(Pool):
         """
         if any(state[:3]):
             raise MmclError(
-                f"data: {self._name}: a pipe cannot be read from its middle, so no run on it resumes. {ADVICE}"
+                f"data: {self._shown}: a pipe cannot be read from its middle, so no run on it resumes. {ADVICE}"
             )
 
     @property
-    def _name(self) -> str:
-        return self.shards.listed[self.numbers[0]].url
+    def _shown(self) -> str:
+        return self.shards.listed[self.numbers[0]].shown
 
     def _open(self, at: Cursor) -> OpenWindow:
         if at.first == 0:
@@ -91,33 +100,127 @@ class PipedPool(Pool):
         size = self.size.samples if isinstance(self.size, SampleWindow) else WINDOW
         samples = [*self._peeked, *itertools.islice(self._samples, size - len(self._peeked))]
         self._peeked = list(itertools.islice(self._samples, 1))
-        mixed = None if self.size is None else sample_order([len(samples)], self.seed, at.epoch, at.first, self.name)
+        listed = self.shards.listed
+        groups = itertools.groupby(samples, lambda sample: sample[0])
+        shards = [PipedShard(listed[n], n, list(group)) for n, group in groups]
+        shards = shards or [PipedShard(listed[self.numbers[0]], self.numbers[0], [])]
+        mixed = None
+        if self.size is not None:
+            mixed = sample_order([len(shard) for shard in shards], self.seed, at.epoch, at.first, self.name)
         problems, self._problems = self._problems, []
-        return OpenWindow(at, [PipedShard(self.numbers[0], samples)], mixed, not self._peeked, problems)
+        return OpenWindow(at, shards, mixed, not self._peeked, problems)
 
-    def _read_all(self) -> Iterator[dict[str, Any]]:
-        urls = [self.shards.listed[number].url for number in self.numbers]
-        files = tar_file_expander(self._opened(urls), handler=self._note)
-        return group_by_keys(files, handler=self._note)
+    def _read_all(self) -> Iterator[Piped]:
+        for number in self.numbers:
+            with self._opened(number) as file:
+                for key, members in read_tar(file, lambda key, why: self._note(number, key, why)):  # noqa: B023 - at once
+                    yield number, key, members
 
-    def _opened(self, urls: Sequence[str]) -> Iterator[dict[str, Any]]:
-        for url in urls:
+    @contextmanager
+    def _opened(self, number: int) -> Iterator[IO[bytes]]:
+        listed = self.shards.listed[number]
+        if listed.url == "-":
+            yield sys.stdin.buffer
+        elif is_stream(listed.url):
+            with _running(listed) as file:
+                yield file
+        else:
+            path = self.shards.path(number)  # a remote one is fetched whole, and so retried and checked
+            packed = "zstd" if path.suffix == ".zst" else None  # the others are told by their first bytes
             try:
-                stream = fsspec.filesystem(url.partition("://")[0]).open(url) if is_remote(url) else gopen(url)
-            except Exception as error:
-                raise MmclError(f"data: {url} cannot be opened: {type(error).__name__}: {error}") from None
-            yield {"url": url, "stream": stream}
-            if any(stream.read(1 << 20)):
-                self._problems.append(
-                    Bad(url, "", "", "pipe: it goes on after the end mark of a tar; use a pipe a tar")
-                )
+                opened = fsspec.open(str(path), "rb", compression=packed)
+            except ValueError:
+                raise MmclError(f"data: {listed.shown}: needs the package zstandard: pip install zstandard") from None
+            with opened as file:
+                yield cast(IO[bytes], file)
 
-    def _note(self, error: Exception) -> bool:
-        """A shard that ends in the middle, or a second member of a name."""
-        self._problems.append(
-            Bad(self._name, "", "", f"pipe: {type(error).__name__}: {error.args[0] if error.args else error}")
+    def _note(self, number: int, key: str, reason: str) -> None:
+        self._problems.append(Bad(self.shards.listed[number].shown, key, "", f"pipe: {reason}"))
+
+
+@contextmanager
+def _running(listed: Listed) -> Iterator[IO[bytes]]:
+    """Output of a command.
+
+    Raises:
+        MmclError: it did not end well, so that what it gave may be a part.
+    """
+    command = listed.url.removeprefix("pipe:")
+    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, bufsize=1 << 20) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise MmclError(
+            f"data: {listed.shown}: the command ended with exit status {process.returncode}, so what it gave may be "
+            "only a part. Mend it, and start again."
         )
-        return True
 
 
-ADVICE = "Write it to .tar files, which can be indexed."
+class _Header(Header):
+    """A member of a tar that knows whether it was ended."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: "_Tar") -> "_Header":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The next member."""
+        try:
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:
+            tarfile.ended = True
+            raise
+
+
+class _Tar(tarfile.TarFile):
+    tarinfo = _Header
+    ended = False
+
+
+def read_tar(file: IO[bytes], note: Callable[[str, str], None]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Samples of a tar, compressed or not, that is read once; members of one sample follow one another.
+
+    Args:
+        file: read to its end.
+        note: is told of what cannot be read: key, reason.
+
+    Yields:
+        Key, and an extension -> content for each member.
+    """
+    key, members = "", dict[str, bytes]()
+    try:
+        with _Tar.open(fileobj=file, mode="r|*") as tar:
+            for member in walk(tar):
+                named = member.named()
+                if named is None:
+                    continue
+                name = named[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                if name != key:
+                    if members:
+                        yield key, members
+                    key, members = name, {}
+                _take(tar, member, members, (name, named[1]), note)
+            if not tar.ended:
+                note(key, "it ends without an end mark, or is damaged; samples after this one may be missing")
+            assert tar.fileobj is not None
+            if any(any(chunk) for chunk in iter(lambda: tar.fileobj.read(1 << 20), b"")):  # pyright: ignore[reportOptionalMemberAccess]
+                note("", "it goes on after the end mark of a tar; use a pipe a tar")
+    except DAMAGED as error:
+        note(key, f"it is cut or damaged; it cannot be read beyond this sample ({type(error).__name__}: {error})")
+    if members:
+        yield key, members
+
+
+def _take(
+    tar: _Tar, member: Header, members: dict[str, bytes], named: tuple[str, str], note: Callable[[str, str], None]
+) -> None:
+    key, extension = named
+    if problem := member.problem():
+        note(key, f"{extension}: {problem}")
+    elif extension in members:
+        note(key, f"{extension}: a second member of this name; the first one is used")
+    else:
+        content = tar.extractfile(member)
+        assert content is not None, member
+        members[extension] = content.read()

@@ -1,8 +1,9 @@
 """Shards that share one order: what comes next in it, window by window."""
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -100,7 +101,6 @@ class Pool:
         self._few = window if isinstance(window, int) else 1  # shards of a window, as far as that is known before
         self._window: OpenWindow | None = None
         self._next: tuple[Cursor, Future[OpenWindow]] | None = None
-        self._opener = ThreadPoolExecutor(1, thread_name_prefix="mmcl-window")
         self._order = lru_cache(maxsize=2)(
             lambda epoch: shard_order(len(self.numbers), seed, epoch, window is not None, name)
         )
@@ -162,7 +162,7 @@ class Pool:
                 self.news += self._window.problems
             following = self._following(self._window)
             if self.endless or following.epoch == at.epoch:
-                self._next = following, self._opener.submit(self._open, following)
+                self._next = following, _meanwhile(lambda: self._open(following))
         return self._window
 
     def _leave(self, window: OpenWindow) -> bool:
@@ -193,3 +193,17 @@ class Pool:
             mixed = sample_order([len(shard) for shard in shards], self.seed, at.epoch, at.first, self.name)
         problems = [Bad(s.url, key, "", reason) for s in shards for key, reason in s.index.problems]
         return OpenWindow(at, shards, mixed, at.first + len(shards) >= len(self.numbers), problems)
+
+
+def _meanwhile(call: Callable[[], OpenWindow]) -> Future[OpenWindow]:
+    """The result of a call in a thread that a process does not wait for when it ends, as it would for an executor's."""
+    future: Future[OpenWindow] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="mmcl-window").start()
+    return future

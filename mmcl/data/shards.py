@@ -1,9 +1,11 @@
 """Which shards a pattern names, and what is said about them before they are opened."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,12 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from braceexpand import UnbalancedBracesError, braceexpand  # pyright: ignore[reportAttributeAccessIssue]
 from webdataset.shardlists import expand_urls
 
-from mmcl.data.remote import is_remote, list_remote, read_remote, redact
+from mmcl.data.remote import is_http, is_remote, list_remote, read_remote, redact, redact_text
 from mmcl.errors import MmclError
 
 MANIFEST = "manifest.json"
+UNFINISHED = ".unfinished"  # marks a folder that is being written
+RANGE = r"(\{\d+\.\.\d+(?:\.\.\d+)?\})"
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)  # what a file of another form than ours ends in
 
 
@@ -34,12 +39,12 @@ class Listed:
     @property
     def shown(self) -> str:
         """Where it lies, as messages, lists of bad samples and runs may say it: a signature is a secret."""
-        return redact(self.url) if is_remote(self.url) else self.url
+        return redact_text(self.url, "") if is_stream(self.url) else shown(self.url)
 
     @property
     def name(self) -> str:
         """Name of the file."""
-        return PurePosixPath(self.url).name
+        return _split(self.url)[1]
 
 
 def expand(patterns: str | Path | Sequence[str | Path]) -> list[str]:
@@ -74,12 +79,29 @@ def find_shards(patterns: str | Path | Sequence[str | Path], where: str = "data"
         raise MmclError(f"{where}: no shards match {str(said)!r} (in {Path.cwd()}). {advice}")
     missing = [url for url in urls if not (is_remote(url) or is_stream(url) or os.path.isfile(url))]
     if missing:
-        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        names = ", ".join(map(shown, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise MmclError(
             f"{where}: {len(missing)} of {len(urls)} shards of {str(said)!r} are missing: {names}. {advice}"
         )
+    repeated = next((url for url, count in Counter(urls).items() if count > 1 and not is_stream(url)), None)
+    if repeated is not None:
+        raise MmclError(
+            f"{where}: {shown(repeated)} is named twice. Every sample is seen once an epoch; what is to be seen more "
+            "often is a source of its own with a greater `weight`."
+        )
     folder = lru_cache(maxsize=None)(Folder)  # described once, however many shards it has
-    return [Listed(url) if is_pipe(url) else folder(url.rpartition("/")[0]).describe(url) for url in urls]
+    return [Listed(url) if is_pipe(url) else folder(_split(url)[0]).describe(url) for url in urls]
+
+
+def shown(url: str) -> str:
+    """A path or a URL as messages may say it."""
+    return redact(url) if is_remote(url) else url
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Folder and name of a file; what a URL asks of the server (after ?) is part of neither."""
+    folder, _, name = (url.partition("?")[0] if is_http(url) else url).rpartition("/")
+    return folder, name
 
 
 def is_pipe(url: str) -> bool:
@@ -103,6 +125,11 @@ class Folder:
         self.path = path
         self.remote = is_remote(f"{path}/")
         self._names = frozenset() if self.remote else frozenset(_names(path or "."))
+        if UNFINISHED in self._names and MANIFEST not in self._names:
+            raise MmclError(
+                f"{path or '.'} is not finished: it is being written, or its writing was interrupted. Wait for it, or "
+                "call what writes it again; it goes on from there."
+            )
         self._described: dict[str, Listed] = {}
         for name, read in DESCRIPTIONS.items():
             content = self._json(name)
@@ -117,21 +144,44 @@ class Folder:
         found = self._described.get(name)
         if found is not None:
             return Listed(url, found.samples, found.digest, found.sha256, found.said_by)
-        for suffix, count in ((".tar.idx", _energon), (".idx", _dali), ("_stats.json", _img2dataset)):
-            beside = name.removesuffix(".tar") + suffix
-            if beside in self._names:
-                path = os.path.join(self.path, beside)
-                with contextlib.suppress(OSError, *UNREADABLE):
-                    return Listed(url, count(Path(path)), said_by=path)
-        return Listed(url)
+
+        def read(path: str) -> bytes | None:
+            with contextlib.suppress(OSError):
+                return Path(path).read_bytes() if path.rpartition("/")[2] in self._names else None
+            return None
+
+        return Listed(url) if self.remote else described_beside(Listed(url), read)
 
     def _json(self, name: str) -> Any:
-        if not self.remote and name not in self._names:
+        if self.remote:  # where some servers answer with a page of theirs for what is not there
+            with contextlib.suppress(ValueError):
+                return json.loads(read_remote(f"{self.path}/{name}") or b"null")
             return None
-        content = read_remote(f"{self.path}/{name}") if self.remote else Path(self.path, name).read_bytes()
-        with contextlib.suppress(ValueError):
-            return None if content is None else json.loads(content)
-        return None
+        path = Path(self.path, name)
+        if name not in self._names or not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_bytes())
+        except ValueError as error:
+            if name != MANIFEST:  # counts can be had from the shards as well, checksums cannot
+                return None
+            raise MmclError(f"{path}: this is not JSON ({error}). Restore it, or remove it.") from None
+
+
+def described_beside(listed: Listed, read: Callable[[str], bytes | None]) -> Listed:
+    """What a file beside a shard says of it, if there is one.
+
+    Args:
+        listed: the shard.
+        read: content of a file, if it is there.
+    """
+    folder, name = _split(listed.url)
+    for suffix, count in (("_stats.json", _img2dataset), (".tar.idx", _energon), (".idx", _dali)):
+        path = os.path.join(folder, name.removesuffix(".tar") + suffix)
+        if (content := read(path)) is not None:
+            with contextlib.suppress(*UNREADABLE):
+                return Listed(listed.url, count(content), said_by=path)
+    return listed
 
 
 def _names(folder: str) -> Iterable[str]:
@@ -152,17 +202,16 @@ def _wids(content: Any, path: str) -> list[Listed]:
     return [Listed(s["url"], int(s["nsamples"]), said_by=path) for s in content.get("shardlist", [])]
 
 
-def _energon(path: Path) -> int:
-    return path.stat().st_size // 8 - 1  # little-endian offsets of the samples, and of the end
+def _energon(content: bytes) -> int:
+    return len(content) // 8 - 1  # little-endian offsets of the samples, and of the end
 
 
-def _dali(path: Path) -> int:
-    with path.open(encoding="utf-8") as file:
-        return int(file.readline().split()[1])  # v1.2 N
+def _dali(content: bytes) -> int:
+    return int(content.partition(b"\n")[0].split()[1])  # v1.2 N
 
 
-def _img2dataset(path: Path) -> int:
-    return int(json.loads(path.read_text(encoding="utf-8"))["successes"])
+def _img2dataset(content: bytes) -> int:
+    return int(json.loads(content)["successes"])
 
 
 DESCRIPTIONS: dict[str, Callable[[Any, str], list[Listed]]] = {
@@ -174,7 +223,13 @@ DESCRIPTIONS: dict[str, Callable[[Any, str], list[Listed]]] = {
 
 
 def _braces(pattern: str) -> list[str]:
-    return [pattern] if pattern.startswith("pipe:") else expand_urls(os.path.expandvars(os.path.expanduser(pattern)))
+    if pattern.startswith("pipe:"):  # whose other braces are the command's
+        parts = [list(braceexpand(p)) if re.fullmatch(RANGE, p) else [p] for p in re.split(RANGE, pattern)]
+        return ["".join(one) for one in itertools.product(*parts)]
+    try:
+        return expand_urls(os.path.expandvars(os.path.expanduser(pattern)))
+    except UnbalancedBracesError:
+        raise MmclError(f"{shown(pattern)}: its braces are not balanced; ranges are written {{000..051}}.") from None
 
 
 def _expand_one(url: str) -> list[str]:
@@ -184,11 +239,28 @@ def _expand_one(url: str) -> list[str]:
         if urlsplit(url).path.endswith(".tar") and not has_magic(urlsplit(url).path):
             return [url]
         folder = url.rstrip("/")
-        return ([] if has_magic(url) else _numbered(folder, _remote_text) or _listed(folder)) or list_remote(url)
+        named = [] if has_magic(url) else _numbered(folder, _remote_text) or _listed(folder, _remote_text)
+        return named or list_remote(url)
     url = url.removeprefix("file://")
     if os.path.isdir(url):
-        return _numbered(url.rstrip("/"), _local_text) or sorted(map(str, Path(url).rglob("*.tar")))
-    return sorted(glob(url)) if has_magic(url) and not os.path.exists(url) else [url]
+        return _numbered(url.rstrip("/"), _local_text) or _below(url.rstrip("/"))
+    if os.path.exists(url) or not has_magic(url):
+        return [url]
+    found = sorted(glob(url))
+    return [path for path in found if path.endswith(".tar")] or found  # or what lies beside shards comes with them
+
+
+def _below(folder: str) -> list[str]:
+    """The shards below a folder; all that its manifest names, and no others."""
+    found = sorted(map(str, Path(folder).rglob("*.tar")))
+    named = _listed(folder, _local_text)
+    beyond = sorted(set(found) - {os.path.normpath(url) for url in named})
+    if named and beyond:
+        raise MmclError(
+            f"{folder}/{MANIFEST} does not name {beyond[0]}, which lies there as well ({len(beyond)} such shards). "
+            "Remove the manifest and describe the folder again (mmcl data index), or name the shards that are meant."
+        )
+    return named or found
 
 
 def _numbered(folder: str, text: Callable[[str], str | None]) -> list[str]:
@@ -197,17 +269,15 @@ def _numbered(folder: str, text: Callable[[str], str | None]) -> list[str]:
     return [f"{folder}/{n}.tar" for n in range(int(count))] if count is not None and count.strip().isdigit() else []
 
 
-def _listed(folder: str) -> list[str]:
-    """The shards that a remote folder's manifest names; not every server can be asked what a folder holds."""
+def _listed(folder: str, text: Callable[[str], str | None]) -> list[str]:
+    """The shards that a folder's manifest names; not every server can be asked what a folder holds."""
     with contextlib.suppress(*UNREADABLE):
-        return [
-            f"{folder}/{shard['name']}" for shard in json.loads(_remote_text(f"{folder}/{MANIFEST}") or "")["shards"]
-        ]
+        return [f"{folder}/{shard['name']}" for shard in json.loads(text(f"{folder}/{MANIFEST}") or "")["shards"]]
     return []
 
 
 def _local_text(path: str) -> str | None:
-    return Path(path).read_text(encoding="utf-8") if os.path.isfile(path) else None
+    return Path(path).read_text(encoding="utf-8", errors="replace") if os.path.isfile(path) else None
 
 
 def _remote_text(url: str) -> str | None:

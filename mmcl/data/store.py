@@ -3,18 +3,21 @@
 import contextlib
 import itertools
 import os
+import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmcl.data.index import ShardIndex, load_index, stored_count, user_cache
-from mmcl.data.remote import ShardCache, is_remote
-from mmcl.data.shards import Listed
+from mmcl.data.index import BLOCK, Member, ShardIndex, load_index, stored_count, user_cache
+from mmcl.data.remote import ShardCache, is_remote, read_remote
+from mmcl.data.shards import Listed, described_beside
 from mmcl.errors import MmclError
 
 NEAR = 64 * 1024  # members that lie as near are read at once
 OPEN_FILES = 64
+ASKED_AT_ONCE = 16  # files beside shards
 EVICTIONS = 5  # in a row, of a shard that was just fetched
 T = TypeVar("T")
 
@@ -55,19 +58,29 @@ class Shard:
         """Key of a sample."""
         return self.index.key(sample)
 
-    def members(self, sample: int) -> dict[str, tuple[int, int]]:
-        """Extension -> (offset, size)."""
+    def members(self, sample: int) -> dict[str, Member]:
+        """Extension -> where it lies, as `read` takes it."""
         return self.index.members(sample)
 
-    def read(self, members: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Bytes of members that lie at (offset, size); in one read, where they lie near one another."""
+    def read(self, members: Sequence[Member]) -> list[bytes]:
+        """Bytes of members at (offset, size, checksum of the header before); in one read where they lie near.
+
+        Raises:
+            MmclError: there is another header than the one that was indexed.
+        """
         if not members:
             return []
-        low, high = min(o for o, _ in members), max(o + s for o, s in members)
-        if high - low <= sum(s for _, s in members) + NEAR:
-            data = self._pread(low, high - low)
-            return [data[o - low : o - low + s] for o, s in members]
-        return [self._pread(o, s) for o, s in members]
+        low, high = min(o for o, _, _ in members) - BLOCK, max(o + s for o, s, _ in members)
+        if high - low > sum(s for _, s, _ in members) + NEAR:
+            return [data for member in members for data in self.read([member])]
+        data = self._pread(low, high - low)
+        for offset, _, check in members:
+            if zlib.crc32(data[offset - low - BLOCK : offset - low]) != check:
+                raise MmclError(
+                    f"{self.url}: the shard has changed since it was indexed (another member lies at {offset}). "
+                    "Restore it, and resume; or index it again (mmcl data index), and start a new run."
+                )
+        return [data[o - low : o - low + s] for o, s, _ in members]
 
     def _pread(self, offset: int, size: int) -> bytes:
         file = self._file(self.number)
@@ -93,7 +106,9 @@ class ShardSet:
     def __init__(self, listed: Sequence[Listed], cache: Callable[[], ShardCache] = default_cache) -> None:
         self.listed = list(listed)
         self.cache = cache() if any(is_remote(shard.url) for shard in listed) else None
+        self._digests: dict[int, str] = {n: s.digest for n, s in enumerate(listed) if s.digest is not None}
         self._counts: dict[int, int] = {n: s.samples for n, s in enumerate(listed) if s.samples is not None}
+        self._asked = False
         self._file = lru_cache(maxsize=OPEN_FILES)(self._open_file)
         self._wishes: dict[str, list[Listed]] = {}
         self._held: dict[str, list[dict[int, int]]] = {}
@@ -104,6 +119,8 @@ class ShardSet:
         Raises:
             MmclError: the shard is remote and nothing says how many it has.
         """
+        if number not in self._counts and is_remote(self.listed[number].url):
+            self._ask_beside()
         if number not in self._counts:
             listed = self.listed[number]
             if is_remote(listed.url):
@@ -114,6 +131,18 @@ class ShardSet:
             stored = stored_count(Path(listed.url))
             self._counts[number] = len(self.open(number)) if stored is None else stored
         return self._counts[number]
+
+    def _ask_beside(self) -> None:
+        """Look for files beside remote shards that nothing else describes; once."""
+        asked = [n for n, s in enumerate(self.listed) if is_remote(s.url) and s.samples is None and not self._asked]
+        self._asked = True
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+            for number, found in zip(asked, pool.map(self._described_beside, asked), strict=True):
+                if found.samples is not None:
+                    self.listed[number], self._counts[number] = found, found.samples
+
+    def _described_beside(self, number: int) -> Listed:
+        return described_beside(self.listed[number], read_remote)
 
     def open(self, number: int) -> Shard:
         """A shard with its index; a remote one is fetched.
@@ -129,10 +158,12 @@ class ShardSet:
                 f"data: {listed.said_by} says that {listed.name} has {listed.samples} samples, but it has "
                 f"{len(index)}. Write that file again, or remove it."
             )
-        if listed.digest is not None and listed.digest != index.digest:
+        if self._digests.setdefault(number, index.digest) != index.digest:
+            if listed.digest is None:
+                raise MmclError(f"data: {listed.shown} has changed while it was in use. Restore it, and resume.")
             raise MmclError(
-                f"data: {listed.shown} is not the shard that {listed.said_by} describes. Restore it, or describe the "
-                "shards again: mmcl data index"
+                f"data: {listed.shown} is not the shard that {listed.said_by} describes. Restore it; or remove that "
+                "file and describe the shards again: mmcl data index"
             )
         self._counts[number] = len(index)
         return Shard(listed.shown, number, index, self._file)

@@ -14,7 +14,7 @@ import torch
 
 from mmcl import distributed
 from mmcl.data.mixture import Mixture, Places
-from mmcl.data.pipe import PipedPool
+from mmcl.data.pipe import ADVICE, PipedPool
 from mmcl.data.pool import Pool, Ref
 from mmcl.data.remote import ShardCache, is_remote
 from mmcl.data.rows import Filled, Reader
@@ -192,7 +192,21 @@ class Stream:
             yield self._finish(plan, filled)
 
     def _plans(self) -> Iterator[_Plan]:
-        """The global batches to come."""
+        """The global batches to come; the last one also tells what was found in windows after it that hold nothing."""
+        if self.endless:
+            yield from self._taken()
+            return
+        held: _Plan | None = None
+        for plan in self._taken():
+            if held is not None:
+                yield held
+            held = plan
+        if held is not None:
+            held.news.extend(self.order.news())
+            yield held
+
+    def _taken(self) -> Iterator[_Plan]:
+        """The global batches to come, as they are taken from the order."""
         dropped, barren = self.dropped, 0  # ends of epochs since the last batch
         while True:
             epoch = self.order.epoch
@@ -265,7 +279,12 @@ def _order(
     for group, window in zip(groups, windows, strict=False):
         piped = [is_pipe(shards.listed[number].url) for number in group]
         if any(piped) and not all(piped):
-            raise MmclError("data: shards and pipes cannot be mixed in one source; give each a source and a weight.")
+            raise MmclError(f"data: shards and pipes cannot be mixed in one source. {ADVICE}")
+        if any(piped) and given:
+            raise MmclError(
+                f"data: {shards.listed[group[0]].shown}: a mixture needs to know how many samples each source has, and "
+                f"of a pipe nobody does. {ADVICE}"
+            )
         name = "" if len(groups) == 1 else str(len(pools))
         pools.append((PipedPool if any(piped) else Pool)(shards, group, seed, window, endless, name))
     mixture = Mixture(pools, given if len(given) > 1 else None, seed)

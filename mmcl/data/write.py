@@ -15,11 +15,11 @@ from webdataset.writer import TarWriter
 
 from mmcl.data.encode import Encoded, encode
 from mmcl.data.index import load_index, scan, write_index
+from mmcl.data.shards import MANIFEST, UNFINISHED
 from mmcl.errors import MmclError
 from mmcl.files import replacing, write_json
 
 FORMAT = 1  # of the manifest
-UNFINISHED = ".unfinished"
 SHARDS = "[0-9][0-9][0-9][0-9][0-9]*.tar"
 PARTIAL = (f".{SHARDS}.partial", f"{SHARDS}.*.partial")  # shards and indexes of a process that was killed
 
@@ -76,7 +76,7 @@ def write_shards(
         if beyond:
             raise _changed(out, f"it holds {beyond[0]}, but the samples end with {writer.shards[-1]['name']}")
         manifest = {"format": FORMAT, "samples": sum(s["samples"] for s in writer.shards), "shards": writer.shards}
-        write_json(out / "manifest.json", manifest)
+        write_json(out / MANIFEST, manifest)
     return manifest
 
 
@@ -117,7 +117,7 @@ def claimed(out: Path, patterns: Sequence[str], what: str) -> Iterator[list[Path
 
 
 def _refuse_finished(out: Path, what: str) -> None:
-    if (out / "manifest.json").exists():
+    if (out / MANIFEST).exists():
         (out / UNFINISHED).unlink(missing_ok=True)  # of a process that was killed after its last file
         raise MmclError(f"{out} holds a finished {what}; remove it, or write to another folder.")
 

@@ -58,7 +58,9 @@ def test_everything_that_is_wrong_is_counted_and_named(
     assert told["repeated_keys"]["samples"] == 2
     assert sorted(told["repeated_keys"]["examples"]) == [f"a1 in {dirty}/0.tar", f"a1 in {dirty}/1.tar"]
     assert told["extensions_with_dots"] == ["v1.jpg"]
-    assert told["sizes"]["image"][0]["half"] == 6
+    assert told["sizes"]["image"]["height in pixels"]["half"] == 6
+    assert told["sizes"]["image"]["width in pixels"]["most"] == 4
+    assert told["bad_shards"] == 1
     listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert sorted((bad["key"], bad["modality"]) for bad in listed) == [
         ("b0", "image"), ("b1", "text"), ("b2", "image"), ("cat", "image"), ("z", ""), ("z", "text")
@@ -66,6 +68,8 @@ def test_everything_that_is_wrong_is_counted_and_named(
     printed = capsys.readouterr().out
     assert "12 samples in 2 shards" in printed
     assert "bad: image: no png; first b2 in" in printed
+    assert "5 samples and 1 shards have something bad" in printed
+    assert "height in pixels 6 .. 6 .. 6, width in pixels 4 .. 4 .. 4" in printed
 
 
 def test_it_says_what_a_stream_says(dirty: Path, tmp_path: Path) -> None:
@@ -151,3 +155,33 @@ def test_a_part_of_a_folder_is_not_described_as_the_whole(tmp_path: Path) -> Non
     assert "holds other shards as well" in describe([str(tmp_path / "0.tar")], processes=1)[tmp_path]
     assert not (tmp_path / "manifest.json").exists()
     assert (tmp_path / "0.tar.index.safetensors").exists()
+
+
+def test_content_that_was_changed_in_place_is_met_by_its_checksum(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(({"__key__": f"{i}", "txt": f"text {i}"} for i in range(5)), tmp_path / "s")
+    shard = tmp_path / "s" / "00000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"text 3", b"oh no!"))
+    told = report(tmp_path, tmp_path / "r.json", str(tmp_path / "s"))
+    assert list(told["reasons"]["shard"]) == [f"its sha256 is not the one in {tmp_path}/s/manifest.json"]
+    assert "0 samples and 1 shards have something bad" in capsys.readouterr().out
+
+
+def test_modalities_are_guessed_from_the_shards_that_can_be_read(tmp_path: Path) -> None:
+    samples = [
+        (f"{i}.{e}", d) for i in range(9) for e, d in (("png", picture(i)), ("txt", b"t")) if (i, e) != (4, "txt")
+    ]
+    tar(tmp_path / "1.tar", [*samples, ("8.wav", b"noise")])
+    (tmp_path / "0.tar").write_bytes(b"no tar" * 500)
+    told = report(tmp_path, tmp_path / "r.json", str(tmp_path))
+    assert told["modalities"] == {"image": 9, "text": 8}
+    assert told["reasons"]["text"] == {"no txt": 1}  # most have one
+    assert list(told["reasons"]["audio"].values()) == [1]  # few have one
+    assert "no uncompressed tar" in next(iter(told["reasons"]["shard"]))
+
+
+def test_names_with_brackets_are_checked_as_they_are(tmp_path: Path) -> None:
+    tar(tmp_path / "set[1].tar", [("a.txt", b"t")])
+    tar(tmp_path / "set1.tar", [("b.txt", b"t"), ("c.txt", b"t")])
+    assert report(tmp_path, tmp_path / "r.json", str(tmp_path / "set[1].tar"), code=None)["samples"] == 1

@@ -140,6 +140,36 @@ def test_tars_that_changed_places_are_indexed_again(tmp_path: Path) -> None:
     assert [load_index(shard).keys for shard in shards] == [["b"], ["a"]]
 
 
+def swapped_in_the_middle(tmp_path: Path) -> Path:
+    """A shard that was indexed, and whose middle was then written anew: equal size, beginning and end."""
+
+    def written(name: str, large: int, letter: bytes) -> Path:
+        texts = [(b"x" if i < 90 else letter) * (1000 if i == large else 10) for i in range(100)] + [b"x"] * 100
+        return tar(tmp_path / name, [(f"{i:03d}.txt", text) for i, text in enumerate(texts)])
+
+    shard, other = written("a.tar", 99, b"x"), written("b.tar", 98, b"y")
+    load_index(shard)
+    assert shard.stat().st_size == other.stat().st_size
+    shard.write_bytes(other.read_bytes())
+    return shard
+
+
+def test_a_change_that_the_index_does_not_see_is_met_when_the_sample_is_read(tmp_path: Path) -> None:
+    shard = swapped_in_the_middle(tmp_path)
+    assert read(shard, "097", "txt") == b"y" * 10  # a change of content alone is what sha256 is for
+    with pytest.raises(MmclError, match=r"a.tar: the shard has changed since it was indexed"):
+        read(shard, "099", "txt")
+    load_index(shard, afresh=True)
+    assert read(shard, "098", "txt") == b"y" * 1000
+
+
+def test_an_empty_file_is_told_on_and_an_empty_tar_is_not(tmp_path: Path) -> None:
+    shard = tar(tmp_path / "a.tar", [])
+    assert (len(scan(shard)), scan(shard).problems) == (0, [])
+    shard.write_bytes(b"")
+    assert "an empty file" in scan(shard).problems[0][1]
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

@@ -1,14 +1,17 @@
-"""What has no index: read by webdataset, with the promises that are left."""
+"""What has no index, with the promises that are left."""
 
 import gzip
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from mmcl.data import SampleWindow, Source, Stream, write_shards
+from mmcl.data.index import load_index
 from mmcl.data.stream import LastBatch
 from mmcl.errors import MmclError
 from mmcl.types import Batch
+from tests.data.test_index import tar
 
 
 @pytest.fixture
@@ -86,3 +89,60 @@ def test_tars_that_follow_one_another_in_a_pipe_are_told(folder: Path) -> None:
     batches = list(Stream(source, batch_size=50, shuffle=False))
     assert len(keys_of(batches)) == 10
     assert ["goes on after the end mark" in bad.reason for batch in batches for bad in batch.bad] == [True]
+
+
+def told(source: Source, **more: object) -> list[tuple[str, str, str]]:
+    batches = list(Stream(source, **{"batch_size": 50, "shuffle": False, **more}))  # type: ignore[arg-type]
+    return [(bad.shard, bad.key, bad.reason) for batch in batches for bad in batch.bad]
+
+
+def test_a_command_that_fails_stops_the_run(folder: Path) -> None:
+    source = Source(shards=f"pipe:cat {folder}/00000.tar; exit 3", modalities={"text": "txt"})
+    for _ in range(5):
+        with pytest.raises(MmclError, match="the command ended with exit status 3, so what it gave may be only a part"):
+            told(source)
+
+
+def test_a_tar_without_an_end_mark_is_told(folder: Path) -> None:
+    index = load_index(folder / "00000.tar")
+    end = int(index.offset[4]) + 512
+    command = f"pipe:head -c {end} {folder}/00000.tar"
+    ((shard, key, reason),) = told(Source(shards=command, modalities={"text": "txt"}))
+    assert (shard, key) == (command, "004")
+    assert "ends without an end mark" in reason
+
+
+def test_bad_samples_are_those_of_their_own_pipe_and_range(folder: Path, tmp_path: Path) -> None:
+    tar(tmp_path / "0.tar", [("a.txt", b"one")])
+    tar(tmp_path / "1.tar", [("a.txt", b"\xff"), ("b.txt", b"two"), ("b.txt", b"again")])
+    source = Source(shards=f"pipe:cat {tmp_path}/{{0..1}}.tar", modalities={"text": "txt"})
+    assert sorted(told(source)) == [
+        (f"pipe:cat {tmp_path}/1.tar", "a", "text is not UTF-8"),
+        (f"pipe:cat {tmp_path}/1.tar", "b", "pipe: txt: a second member of this name; the first one is used"),
+    ]
+    (batch,) = Stream(source, batch_size=3)
+    assert len(set(batch.ids.tolist())) == 3  # two of them are called a
+
+
+def test_links_and_what_follows_many_zeros_are_told(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as out:
+        info = tarfile.TarInfo("a.txt")
+        info.type, info.linkname = tarfile.SYMTYPE, "b.txt"
+        out.addfile(info)
+        out.addfile(info := tarfile.TarInfo("b.txt"), None)
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes() + bytes(3 << 20) + b"more" * 1000)
+    reasons = [reason for _, _, reason in told(Source(shards=f"pipe:cat {tmp_path}/a.tar", modalities={"text": "txt"}))]
+    assert ["a link" in reasons[0], "goes on after the end mark" in reasons[1], reasons[2:]] == [
+        True,
+        True,
+        ["empty text"],
+    ]
+
+
+def test_a_pipe_is_in_no_mixture(folder: Path) -> None:
+    weighted = [
+        Source(shards=shards, modalities={"text": "txt"}, weight=1.0, window=SampleWindow(samples=9))
+        for shards in (f"pipe:cat {folder}/00000.tar", str(folder))
+    ]
+    with pytest.raises(MmclError, match="a mixture needs to know how many samples each source has"):
+        Stream(weighted, batch_size=2, endless=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmcl.data import Source, Stream
-from mmcl.data.shards import expand, find_shards
+from mmcl.data.shards import Listed, expand, find_shards
 from mmcl.errors import MmclError
 from tests.data.test_index import tar
 
@@ -80,6 +80,61 @@ def test_counts_of_other_tools_are_used_and_held_to(tmp_path: Path, kind: str) -
 
 def test_a_description_that_is_not_whole_says_nothing(tmp_path: Path) -> None:
     (made,) = shards(tmp_path, ["00000.tar"])
-    for name in ("sizes.json", "wids.json", "manifest.json", "00000_stats.json", "00000.idx"):
+    for name in ("sizes.json", "wids.json", "00000_stats.json", "00000.idx"):
         (tmp_path / name).write_text("{")
     assert [listed.samples for listed in find_shards(made)] == [None]
+    (tmp_path / "manifest.json").write_text("{")  # its checksums would not be held to, and nobody would know
+    with pytest.raises(MmclError, match=r"manifest.json: this is not JSON .* Restore it, or remove it"):
+        find_shards(made)
+
+
+def test_a_folder_is_what_its_manifest_names(tmp_path: Path) -> None:
+    made = shards(tmp_path, ["a.tar", "b.tar"])
+    names = [{"name": Path(path).name, "samples": 4} for path in made]
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": [*names, {"name": "gone.tar", "samples": 4}]}))
+    with pytest.raises(MmclError, match=r"1 of 3 shards .* are missing: .*/gone.tar"):
+        find_shards(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": names}))
+    assert [shard.url for shard in find_shards(f"{tmp_path}/")] == made
+    shards(tmp_path / "more", ["c.tar"])
+    with pytest.raises(MmclError, match=r"manifest.json does not name .*/more/c.tar, which lies there as well"):
+        find_shards(tmp_path)
+
+
+def test_a_folder_that_is_being_written_is_refused(tmp_path: Path) -> None:
+    made = shards(tmp_path, ["a.tar"])
+    (tmp_path / ".unfinished").touch()
+    for pattern in (tmp_path, made[0], tmp_path / "*.tar"):
+        with pytest.raises(MmclError, match="is not finished: it is being written"):
+            find_shards(pattern)
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": [{"name": "a.tar", "samples": 4}]}))
+    assert len(find_shards(tmp_path)) == 1  # the mark is what a process left that was killed at the very end
+
+
+def test_what_lies_beside_shards_is_no_shard(tmp_path: Path) -> None:
+    made = shards(tmp_path, ["train-0.tar"])
+    (tmp_path / "train-0.tar.index.safetensors").touch()
+    assert expand(tmp_path / "train-*") == made
+
+
+def test_a_shard_is_named_once(tmp_path: Path) -> None:
+    made = shards(tmp_path, ["a.tar", "b.tar"])
+    with pytest.raises(MmclError, match=r"b.tar is named twice"):
+        find_shards([*made, made[1]])
+
+
+def test_braces_are_balanced_and_ranges_of_pipes_are_several(tmp_path: Path) -> None:
+    with pytest.raises(MmclError, match="braces are not balanced"):
+        expand("{000..001.tar")
+    assert expand("pipe:cat {08..10}.tar | awk '{print $1,$2}'") == [
+        f"pipe:cat {n}.tar | awk '{{print $1,$2}}'" for n in ("08", "09", "10")
+    ]
+
+
+def test_what_a_url_asks_of_the_server_is_no_part_of_its_name() -> None:
+    listed = Listed("https://host/set/a.tar?signature=x/y.tar")
+    assert (listed.name, listed.shown) == ("a.tar", "https://host/set/a.tar?***")
+    assert (
+        Listed("pipe:curl https://me:secret@host/a.tar?key=1 | cat").shown
+        == "pipe:curl https://***@host/a.tar?*** | cat"
+    )

@@ -391,3 +391,28 @@ def test_an_older_iterator_does_not_repeat_what_a_newer_one_gave(shards: Path) -
     with pytest.raises(MmclError, match="iterated anew"):
         next(older)
     assert len(set(seen + keys(newer))) == 103
+
+
+def test_a_shard_that_is_replaced_while_it_is_in_use_is_noticed(tmp_path: Path) -> None:
+    for number in range(2):
+        write_shards(({"__key__": f"{number}{i}", "txt": f"{i}"} for i in range(6)), tmp_path / str(number))
+        (tmp_path / str(number) / "manifest.json").unlink()
+    source = Source(shards=str(tmp_path), modalities={"text": "txt"}, window=1)
+    s = Stream(source, batch_size=3, endless=True)
+    next(iter(s))
+    write_shards(({"__key__": f"other{i}", "txt": f"{i}"} for i in range(7)), tmp_path / "other")
+    for number in range(2):
+        (tmp_path / "new.tar").write_bytes((tmp_path / "other" / "00000.tar").read_bytes())
+        (tmp_path / "new.tar").replace(tmp_path / str(number) / "00000.tar")
+    with pytest.raises(MmclError, match=r"00000.tar has changed while it was in use. Restore it, and resume"):
+        for _ in zip(range(8), s, strict=False):
+            pass
+
+
+def test_notes_of_windows_that_hold_nothing_are_told_with_the_last_batch(tmp_path: Path) -> None:
+    write_shards(({"__key__": f"{i}", "txt": f"{i}"} for i in range(6)), tmp_path / "0")
+    (tmp_path / "1.tar").write_bytes(b"")
+    source = Source(shards=[str(tmp_path / "0"), str(tmp_path / "1.tar")], modalities={"text": "txt"}, window=1)
+    for shuffle in (False, True):
+        batches = list(Stream(source, batch_size=3, shuffle=shuffle))
+        assert ["an empty file" in bad.reason for batch in batches for bad in batch.bad] == [True]

@@ -1,6 +1,9 @@
 """Streams over a real server: the order of local shards, in a bounded cache, through faults."""
 
+import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,3 +149,47 @@ def test_a_cache_that_cannot_hold_two_windows_is_told(server: Server, local: Pat
     assert len(keys(small)) == SHARDS * EACH
     whole = Stream(source(url, window=12), batch_size=8, seed=1, cache=opened(shards=13, name="whole"))
     assert len(keys(whole)) == SHARDS * EACH
+
+
+def test_a_compressed_tar_is_fetched_whole_and_retried(server: Server, local: Path, opened: Any) -> None:
+    url = server.put("/a.tar.gz", gzip.compress((local / "00002.tar").read_bytes()), statuses=[503, 503], cut=[90])
+    stream = Stream(source(url), batch_size=4, shuffle=False, cache=opened())
+    assert keys(stream) == [f"{i:03d}" for i in range(20, 30)]
+
+
+def test_counts_that_img2dataset_and_others_leave_are_read(server: Server, local: Path, opened: Any) -> None:
+    publish(server, local)
+    del server.pages["/d/manifest.json"]
+    for number in range(SHARDS):
+        name = f"/d/{number:05d}"
+        if number % 2:
+            server.put(f"{name}_stats.json", json.dumps({"successes": EACH}).encode())
+        else:
+            server.put(f"{name}.idx", f"v1.2 {EACH}\n".encode())
+    stream = Stream(source(server.url("/d/{00000..00011}.tar")), batch_size=8, seed=1, cache=opened())
+    assert stream.samples == SHARDS * EACH
+    assert not any(path.endswith(".tar") for path, _, _ in server.gets)
+    server.put("/d/00007_stats.json", json.dumps({"successes": EACH + 1}).encode())
+    wrong = Stream(source(server.url("/d/{00000..00011}.tar")), batch_size=8, seed=1, cache=opened())
+    assert wrong.samples == SHARDS * EACH + 1
+    with pytest.raises(MmclError, match=r"00007_stats.json says that 00007.tar has 11 samples, but it has 10"):
+        keys(wrong)
+
+
+def test_a_process_ends_while_a_window_is_on_its_way(server: Server, local: Path, tmp_path: Path) -> None:
+    url = publish(server, local)
+    code = f"""
+from mmcl.data import Source, Stream
+stream = Stream(Source(shards={url!r}, modalities={{"text": "txt"}}, window=1), batch_size=3, shuffle=False, workers=0)
+print(next(iter(stream)).keys)
+"""
+    server.pages["/d/00001.tar"].hang = 100
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"MMCL_CACHE": str(tmp_path / "cache"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=50,  # the download would be given up after a minute at the earliest
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "002" in ended.stdout
