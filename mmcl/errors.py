@@ -15,6 +15,10 @@ class BadSampleError(Exception):
     """One value of one sample cannot be used; its text is the reason, which is counted and listed."""
 
 
+class AbsentError(BadSampleError):
+    """A sample says nothing of a modality: no member, no field, or no text in it."""
+
+
 def did_you_mean(said: object, known: Iterable[str], cutoff: float = 0.6) -> str:
     """End of a sentence about a name that is not known: the nearest one, if any is near.
 

@@ -158,7 +158,12 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
     for key in ("workers", "cache", "max_bad"):
         before["data"][key] = now["data"][key]
     for one, other in zip(_sources(before), _sources(now), strict=False):
-        one["shards"] = other["shards"]  # a copy will do: the stream knows its samples
+        for key in (
+            "shards",
+            "modalities",
+            "optional",
+        ):  # a copy will do: the stream knows its samples; mistakes are mended
+            one[key] = other[key]
     different = [key for key in now if key not in RESUMABLE and now[key] != before[key]]
     if different:
         raise MmclError(

@@ -16,7 +16,7 @@ from mmcl.data.remote import is_remote
 from mmcl.data.shards import is_pipe
 from mmcl.data.source import Choice, Selector, Source, chosen, plain
 from mmcl.data.store import Shard, ShardSet
-from mmcl.errors import BadSampleError, MmclError
+from mmcl.errors import AbsentError, BadSampleError, MmclError
 from mmcl.types import Bad, Draw, Transform
 
 TOGETHER = 16  # samples that a thread has read at a time
@@ -151,12 +151,12 @@ class Reader:
         source = self.sources[self.of_shard[number]]
         try:
             if choice is None:
-                raise BadSampleError(f"no {' or '.join(self.selectors[self.of_shard[number]][modality].extensions)}")
+                raise AbsentError(f"no {' or '.join(self.selectors[self.of_shard[number]][modality].extensions)}")
             draw = partial(_generator, self.seed, ref.epoch, number, key, modality)
             self._put(choice.decode(data), modality, draw, filled, row, source.captions)
             filled.present[modality][row] = True
         except BadSampleError as error:
-            if choice is not None or modality not in source.optional:
+            if not isinstance(error, AbsentError) or modality not in source.optional:
                 filled.bad[row].append(Bad(ref.shard.url, key, modality, str(error)))
 
     def _put(self, value: Any, modality: str, draw: Draw, filled: Filled, row: int, policy: str) -> None:

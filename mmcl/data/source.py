@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mmcl.errors import BadSampleError, MmclError
+from mmcl.errors import AbsentError, BadSampleError, MmclError
 from mmcl.media import Picture, Sound
 from mmcl.registry import Spec
 
@@ -44,7 +44,7 @@ class Source(Spec):
     captions: Literal["first", "random", "all"] = "random"
     """Of several texts of one sample: the first, one that is drawn every time, or all of them."""
     optional: list[str] = []
-    """Modalities that a sample may lack without being counted as bad."""
+    """Modalities that a sample may lack (no member, no such field, no text in it) without being counted as bad."""
     weight: Annotated[float, Field(gt=0)] | None = None
     """Share of the samples that come from here, where there are several sources; in proportion to their sizes unless
     told."""
@@ -163,7 +163,7 @@ def text(data: bytes) -> str:
     except UnicodeDecodeError:
         raise BadSampleError("text is not UTF-8") from None
     if not value:
-        raise BadSampleError("empty text")
+        raise AbsentError("empty text")
     return value
 
 
@@ -186,7 +186,8 @@ def json_field(data: bytes, field: str) -> list[str]:
     except UnicodeEncodeError:  # which no tokenizer could take
         raise BadSampleError(f"JSON field {field!r} holds half a character (a lone surrogate)") from None
     if not any(texts):
-        raise BadSampleError(f"no text in JSON field {field!r}")
+        absent = value in (None, []) or texts
+        raise (AbsentError if absent else BadSampleError)(f"no text in JSON field {field!r}")
     return [t for t in texts if t]
 
 

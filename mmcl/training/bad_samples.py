@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmcl import distributed
 from mmcl.errors import MmclError
@@ -25,6 +27,7 @@ class BadSamples:
         self.counts = Counter[str]()  # by reason; those of all processes so far where a run was resumed, on rank 0
         self.rows = 0  # of this process, with something bad, since the last row of the metrics
         self._recent = [0, 0]  # bad and all samples of all processes, since the share was judged
+        self._judged = False  # ever
 
     def note(self, batch: Batch, step: int) -> None:
         """Count and list what could not be used in this process's rows."""
@@ -34,13 +37,14 @@ class BadSamples:
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps({"step": step, **bad._asdict()}) + "\n" for bad in batch.bad)
 
-    def judge(self, bad: int, samples: int, step: int) -> None:
-        """See that the share is not too large; every process must be told the same totals.
+    def judge(self, bad: int, samples: int, step: int, last: bool = False) -> None:
+        """See that the share is not too large, every 1,000 samples; every process must be told the same totals.
 
         Args:
             bad: samples with something bad since the last call, of all processes.
             samples: all samples since then.
             step: for the message.
+            last: whether the run ends here; one that was too short to be judged before is judged now.
 
         Raises:
             MmclError: it is.
@@ -48,15 +52,15 @@ class BadSamples:
         self.rows = 0
         self._recent = [self._recent[0] + bad, self._recent[1] + samples]
         bad, samples = self._recent
-        if samples < ENOUGH:
+        if samples < ENOUGH and (self._judged or not last):
             return
-        self._recent = [0, 0]
+        self._recent, self._judged = [0, 0], True
         if bad > self.limit * samples:
             raise MmclError(
                 f"step {step}: of the last {samples:,} samples {bad:,} had something that cannot be used "
-                f"(here: {self.summary()}); they are listed in {self.path}. Mend the data or correct its modalities "
+                f"(here: {self.summary()}); they are listed in {self.path}. Mend the data or correct its `modalities` "
                 "(`mmcl data check` shows all of it), name modalities that may be missing as `optional`, or raise "
-                f"data.max_bad from {self.limit}, and resume."
+                f"data.max_bad from {self.limit}; then resume with the changed recipe."
             )
 
     def totals(self) -> Counter[str]:
@@ -67,10 +71,15 @@ class BadSamples:
         """This process's counts in words."""
         return in_words(self.counts)
 
-    def restore(self, counts: dict[str, int], step: int) -> None:
-        """Go on from a checkpoint: totals so far, and the list of the steps before."""
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; a collective, in which every process gets the same."""
+        return {"counts": self.totals(), "recent": self._recent, "judged": self._judged}
+
+    def restore(self, state: Mapping[str, Any], step: int) -> None:
+        """Go on from a checkpoint: what was counted so far, and the list of the steps before."""
+        self._recent, self._judged = list(state["recent"]), bool(state["judged"])
         if distributed.rank() == 0:
-            self.counts = Counter(counts)
+            self.counts = Counter(state["counts"])
             cut_back(self.path, step - 1)
 
 

@@ -189,7 +189,7 @@ class Trainer:
                 )
         done = self.step - window.first
         samples, self._samples_logged = self.stream.samples_seen - self._samples_logged, self.stream.samples_seen
-        self.bad.judge(round(bad_rows), samples, self.step)
+        self.bad.judge(round(bad_rows), samples, self.step, last=self.step == self.recipe.steps)
         return {
             "step": self.step,
             "samples": self.stream.samples_seen,
@@ -219,7 +219,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._check_weights()
-        generators, counts = zip(*distributed.collect((_random_state(), self.bad.counts)), strict=True)
+        generators, bad = distributed.collect(_random_state()), self.bad.state()
         if distributed.rank() == 0:
             weights = {f"model.{k}": t for k, t in self.model.state_dict().items()}
             weights |= {f"objective.{k}": t for k, t in self.objective.state_dict().items()}
@@ -229,7 +229,7 @@ class Trainer:
             state = {
                 "step": self.step,
                 "seconds": self.seconds,
-                "bad": sum(counts, Counter()),
+                "bad": bad,
                 "epoch": self.epoch,
                 "data": self.stream.state(),
             }

@@ -15,6 +15,7 @@ import mmcl
 from mmcl.data import SampleWindow, Source, Stream, write_shards
 from mmcl.errors import MmclError
 from mmcl.types import Transform
+from tests.data.test_index import tar
 
 FIELDS = {"image": "png", "text": "txt"}
 
@@ -357,8 +358,6 @@ def test_the_first_shards_may_lack_a_modality_that_later_ones_have(tmp_path: Pat
 
 
 def test_shards_without_samples_are_told(tmp_path: Path) -> None:
-    from tests.data.test_index import tar
-
     tar(tmp_path / "a.tar", [])
     with pytest.raises(MmclError, match="hold no samples"):
         mmcl.data.stream(tmp_path, {"text": "txt"}, batch_size=2)
@@ -416,3 +415,16 @@ def test_notes_of_windows_that_hold_nothing_are_told_with_the_last_batch(tmp_pat
     for shuffle in (False, True):
         batches = list(Stream(source, batch_size=3, shuffle=shuffle))
         assert ["an empty file" in bad.reason for batch in batches for bad in batch.bad] == [True]
+
+
+def test_an_optional_modality_may_have_no_field_and_no_text(tmp_path: Path) -> None:
+    fields = [b"{}", b'{"caption": null}', b'{"caption": ""}', b'{"caption": []}', b'{"caption": {"a": 1}}', b"{"]
+    tar(tmp_path / "0.tar", [(f"{i}.json", field) for i, field in enumerate(fields)])
+    source = Source(shards=str(tmp_path), modalities={"text": "json:caption"}, optional=["text"])
+    (batch,) = Stream(source, batch_size=6, shuffle=False)
+    assert [(bad.key, bad.reason) for bad in batch.bad] == [
+        ("4", "no text in JSON field 'caption'"),
+        ("5", "JSON cannot be read"),
+    ]
+    required = source.model_copy(update={"optional": []})
+    assert [bad.key for batch in Stream(required, batch_size=6, shuffle=False) for bad in batch.bad] == list("012345")

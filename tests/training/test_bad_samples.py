@@ -11,6 +11,7 @@ import mmcl
 from mmcl.data import read_samples, write_shards
 from mmcl.errors import MmclError
 from mmcl.recipe import Recipe
+from mmcl.training.bad_samples import BadSamples
 
 
 @pytest.fixture
@@ -44,6 +45,30 @@ def test_too_many_bad_samples_stop_the_run_which_can_go_on(
     assert last["step"] == 64
     assert last["bad_samples"] == len(listed)
     assert abs(len(listed) - 2048 / 5) < 30
+
+
+def test_a_field_that_no_sample_has_stops_a_short_run_and_is_corrected_in_it(
+    tmp_path: Path, tiny: Callable[..., Recipe], glyphs: Any
+) -> None:
+    shards = f"data.train.shards={glyphs.train}"
+    wrong = [shards, "data.train.modalities.text=json:captoin", "training.checkpoint_every_steps=4"]
+    with pytest.raises(MmclError, match=r"step 8: of the last 256 samples 256 had .*resume with the changed recipe"):
+        mmcl.train(tiny(tmp_path / "run", *wrong))
+    right = [shards, "data.train.modalities.text=json:name", "training.checkpoint_every_steps=4"]
+    run = mmcl.train(tiny(tmp_path / "run", *right, "data.max_bad=0.6"), resume=True)
+    assert "json:name" in (run / "recipe.yaml").read_text()
+    listed = [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in listed] == sorted(step for step in range(4) for _ in range(32))
+
+
+def test_the_share_is_judged_across_a_resume(tmp_path: Path) -> None:
+    ledger = BadSamples(tmp_path / "bad.jsonl", 0.1)
+    ledger.judge(90, 600, step=1)
+    resumed = BadSamples(tmp_path / "bad.jsonl", 0.1)
+    resumed.restore(ledger.state(), step=1)
+    with pytest.raises(MmclError, match=r"of the last 1,000 samples 110 had"):
+        resumed.judge(20, 400, step=2)
+    resumed.judge(300, 400, step=3, last=True)  # too few to tell, after a thousand that did
 
 
 def test_an_epoch_ends_with_a_summary(
