@@ -60,7 +60,7 @@ def test_an_absent_modality_is_a_zero_row_that_the_metadata_names(
     assert {(b["key"], b["reason"]) for b in manifest["bad_samples"]} == {
         ("0", "no png"),
         ("1", "no png"),
-        ("2", "image cannot be decoded (UnidentifiedImageError)"),
+        ("2", "image cannot be decoded (cannot identify image file)"),
         ("3", "no png"),
     }
     assert np.abs(np.load(tmp_path / "out" / "img_emb" / "img_emb_0000.npy")).max() == 0

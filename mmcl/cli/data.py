@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 
 from mmcl import bundled
 from mmcl.errors import MmclError
+from mmcl.files import write_json
 
 if TYPE_CHECKING:
     from mmcl.data import Source
@@ -53,7 +54,7 @@ def build(
         command = App(
             name=f"mmcl data build {name}", help_format="plaintext", version_flags=[], default_parameter=plain
         )
-        command.default(_unfinished_only(tool["build"]))
+        command.default(_unfinished_only(name, tool["build"]))
         command(options, exit_on_error=False, print_error=True, result_action="return_value")
     except ModuleNotFoundError as error:
         raise MmclError(
@@ -61,21 +62,34 @@ def build(
         ) from None
 
 
-def _unfinished_only(build: Callable[..., Any]) -> Callable[..., None]:
-    """The function of a data tool as a command: ``--out`` is a folder, and one that is finished is left as it is."""
+def _unfinished_only(name: str, build: Callable[..., Any]) -> Callable[..., None]:
+    """The function of a data tool as a command: ``--out`` is a folder, and one that is finished is left as it is.
+
+    What it was called with stands in ``out/build.json``, and a folder that was begun with something else is refused.
+    """
+    signature = inspect.signature(build)
 
     @functools.wraps(build)
     def command(*arguments: Any, out: Path, **options: Any) -> None:
+        bound = signature.bind(out, *arguments, **options)
+        bound.apply_defaults()
+        asked = {"data set": name, **{k: v for k, v in bound.arguments.items() if k != "out"}}
+        asked = json.loads(json.dumps(asked, default=str))
+        before = _read(out / "build.json")
+        if different := [key for key in asked if before and before.get(key) != asked[key]]:
+            said = ", ".join(f"{key} was {before.get(key)!r} and is {asked[key]!r}" for key in different)
+            raise MmclError(f"{out} was made otherwise: {said}. Remove it, or build into another folder.")
         if (out / "manifest.json").exists():
             print(f"{out} is finished already; remove it to build it again.", file=sys.stderr)
             return
         build(out, *arguments, **options)
+        if out.is_dir():
+            write_json(out / "build.json", asked)
         for key, value in _read(out / "counts.json").items():
             print(f"{value:>12,}  {key}", file=sys.stderr)
         if samples := _read(out / "manifest.json").get("samples"):
             print(f"{samples:>12,}  samples in {out}", file=sys.stderr)
 
-    signature = inspect.signature(build)
     others = [parameter for name, parameter in signature.parameters.items() if name != "out"]
     folder = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Path)
     command.__signature__ = signature.replace(parameters=[*others, folder])  # pyright: ignore[reportAttributeAccessIssue]
@@ -128,7 +142,7 @@ def check(
     from contextlib import ExitStack
 
     from mmcl.data.check import Check
-    from mmcl.files import replacing, write_json
+    from mmcl.files import replacing
 
     found = Check(_sources(shards, modality, recipe))
     with ExitStack() as stack:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+from pydantic import ValidationError
 
 from mmcl import distributed
 from mmcl.data.mixture import Mixture, Places
@@ -21,7 +22,8 @@ from mmcl.data.rows import Filled, Reader
 from mmcl.data.shards import Listed, find_shards, is_pipe
 from mmcl.data.source import Source, Window
 from mmcl.data.store import ShardSet, default_cache
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, did_you_mean
+from mmcl.registry import explain
 from mmcl.types import Bad, Batch, Transform
 
 AHEAD = 2  # batches that are being made while one is in use
@@ -84,7 +86,11 @@ class Stream:
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise MmclError(f"batch_size must be 1 or more and workers 0 or more; got {batch_size} and {workers}.")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise MmclError(f"seed must be an integer; got {seed!r}.")
         self.last_batch: LastBatch = last_batch or ("carry" if endless else "keep")
+        if self.last_batch not in get_args(LastBatch):
+            raise MmclError(f"last_batch must be one of {', '.join(get_args(LastBatch))}; got {last_batch!r}.")
         if self.last_batch == "carry" and not endless:
             raise MmclError("last_batch: carry needs an endless stream; keep, pad or drop it.")
         self.sources = [sources] if isinstance(sources, Source) else list(sources)
@@ -98,10 +104,14 @@ class Stream:
         )
         of_shard = [number for number, shards in enumerate(found) for _ in shards]
         self.reader = Reader(self.sources, of_shard, seed, dict(transforms or {}))
+        if unknown := sorted(set(transforms or {}) - set(self.reader.modalities)):
+            raise MmclError(
+                f"transforms: {unknown[0]} is none of the modalities{did_you_mean(unknown[0], self.reader.modalities)} "
+                f"They are: {', '.join(self.reader.modalities)}."
+            )
         self.reader.check(self.shards)
-        self.fingerprint = _hash(batch_size, self.last_batch, settings, [_said(shard) for shard in listed])
-        digests = [shard.digest for shard in listed]
-        self._content = None if None in digests else _hash(digests)
+        self.fingerprint = _hash(batch_size, self.last_batch, settings, [shard.name for shard in listed])
+        self._content = [_known([shard.digest for shard in listed]), _known([_size(shard) for shard in listed])]
         self.samples_seen = self.dropped = 0
         self._after = self.order.state()  # the last batch that was handed out
         self._end = (self._after, 0)
@@ -132,8 +142,11 @@ class Stream:
         Raises:
             MmclError: the shards, the seed or the batch size are not the same.
         """
-        contents = {state["content"], self._content} - {None}
-        if state["fingerprint"] != self.fingerprint or len(contents) > 1:
+        if missing := {*self.state()} - {*state}:
+            raise MmclError(f"data: this is no state of a stream; it lacks {', '.join(sorted(missing))}.")
+        pairs = zip(state["content"], self._content, strict=True)
+        changed = any(None not in pair and pair[0] != pair[1] for pair in pairs)
+        if state["fingerprint"] != self.fingerprint or changed:
             names = ", ".join(str(source.shards) for source in self.sources)
             raise MmclError(
                 f"data: {names}: the shards, the seed, the window, the weights or the batch size are not those of the "
@@ -291,10 +304,14 @@ def _order(
     return mixture, [seed, [str(window) for window in windows], given, list(counts)]
 
 
-def _said(shard: Listed) -> tuple[str, int | None]:
-    """Name of a shard, and its size where that costs nothing; a URL may be signed anew."""
-    size = None if is_remote(shard.url) or is_pipe(shard.url) else os.path.getsize(shard.url)
-    return shard.shown.rpartition("/")[2], size
+def _size(shard: Listed) -> int | None:
+    """Bytes of a shard, where it costs nothing to know them."""
+    return None if is_remote(shard.url) or is_pipe(shard.url) else os.path.getsize(shard.url)
+
+
+def _known(parts: list[Any]) -> str | None:
+    """A hash of what is known of all shards."""
+    return None if None in parts else _hash(parts)
 
 
 def _hash(*parts: Any) -> str:
@@ -338,8 +355,12 @@ def stream(  # noqa: PLR0913 - the public face of Source and Stream
         ... # doctest: +SKIP
     """
     listed = str(shards) if isinstance(shards, str | Path) else [str(s) for s in shards]
+    try:
+        read = Source(shards=listed, modalities=dict(modalities), **source)
+    except ValidationError as error:
+        raise explain(error, "data") from None
     return Stream(
-        Source(shards=listed, modalities=dict(modalities), **source),
+        read,
         batch_size=batch_size,
         seed=seed,
         workers=workers,

@@ -33,7 +33,7 @@ class Sound:
         try:
             self._file = soundfile.SoundFile(io.BytesIO(data))
         except Exception as error:
-            raise BadSampleError(f"audio cannot be decoded ({type(error).__name__})") from None
+            raise BadSampleError(f"audio cannot be decoded ({_said(error)})") from None
         self.rate, self.frames, self.channels = self._file.samplerate, self._file.frames, self._file.channels
         self._check()
 
@@ -89,10 +89,15 @@ class Sound:
             self._file.seek(first)
             return np.asarray(self._file.read(count, dtype="float32", always_2d=True), np.float32)
         except Exception as error:
-            raise BadSampleError(f"audio cannot be decoded ({type(error).__name__})") from None
+            raise BadSampleError(f"audio cannot be decoded ({_said(error)})") from None
 
     def _check(self) -> None:
         if self.frames < 1 or self.channels < 1:
             raise BadSampleError("audio without samples")
         if not RATES[0] <= self.rate <= RATES[1]:
             raise BadSampleError(f"audio of {self.rate} Hz")
+
+
+def _said(error: Exception) -> str:
+    """Libsndfile's words, or the kind of the error."""
+    return str(getattr(error, "error_string", "")).rstrip(".") or type(error).__name__

@@ -1,6 +1,7 @@
 """Pictures: a header first, then the pixels of a crop at the size that is asked for."""
 
 import io
+import re
 import threading
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ MAX_PIXELS = 89_478_485  # a quarter of a gigabyte in RGB: the bound from which 
 SCRATCH = 32 << 20  # bytes that a thread keeps for decoding
 SCALES = (8, 4, 2)  # at which libjpeg decodes faster than in full
 SPARE = 1.2  # a box decoded at a smaller scale is still as many times larger than what it is resized to
+SIXTEEN = {"PNG", "PPM", None}  # formats of whose pixels Pillow may keep 16 bits in 32
 SCALED_COLOURS = {"RGB", "YCbCr", "Gray"}
 _scratch = threading.local()
 _bicubic = torch.ops.aten._upsample_bicubic2d_aa.out
@@ -196,7 +198,7 @@ def _open(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadSampleError(f"image of more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:
-        raise BadSampleError(f"image cannot be decoded ({type(error).__name__})") from None
+        raise BadSampleError(f"image cannot be decoded ({_said(error)})") from None
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
@@ -206,11 +208,23 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
     except BadSampleError:
         raise
     except Exception as error:  # Pillow's readers raise whatever they meet
-        raise BadSampleError(f"image cannot be decoded ({type(error).__name__})") from None
+        raise BadSampleError(f"image cannot be decoded ({_said(error)})") from None
+
+
+def _said(error: Exception) -> str:
+    """Pillow's words, without what differs from file to file, so that equal reasons are counted together."""
+    words = re.sub(r"\d+", "N", re.sub(r"\s*[<(].*", "", str(error)))
+    return words if isinstance(error, OSError) and words else type(error).__name__
 
 
 def rgb(picture: Image.Image) -> Image.Image:
-    """A Pillow picture as RGB: transparent parts white, 16 bits brought to 8."""
+    """A Pillow picture as RGB: transparent parts white, 16 bits brought to 8.
+
+    Raises:
+        BadSampleError: its pixels are numbers of 32 bits, whose black and white nobody knows.
+    """
+    if picture.mode == "F" or (picture.mode == "I" and picture.format not in SIXTEEN):
+        raise BadSampleError("image of 32 bits a channel; write it with 8 or 16")
     if picture.mode.startswith("I"):  # 16 bits a pixel, whatever Pillow keeps them in
         wide = np.asarray(picture).astype(np.int64)
         picture = Image.fromarray((wide.clip(0, 65535) // 257).astype(np.uint8))

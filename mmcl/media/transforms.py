@@ -1,6 +1,6 @@
 """From a picture or a sound to one row of a batch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor
 
+from mmcl.errors import MmclError
 from mmcl.media.audio import Sound
 from mmcl.media.image import Box, Picture, resize
 from mmcl.media.memory import Memory
@@ -16,6 +17,7 @@ from mmcl.types import Draw, Transform
 
 LONG = 8  # a picture whose sides differ by more than this factor is cut to it before it is resized
 Crop = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
+CROPS = {"random": 0.0, "start": 0.0, "middle": 0.5}  # where the stretch begins, as a share of what is left out
 Short = Literal["pad", "repeat", "repeat_pad"]
 
 
@@ -32,9 +34,17 @@ class ImageTransform(Transform):
         exact: decode as in evaluation also in training. Otherwise a JPEG whose box stays 1.2 times as large as the
             square is decoded at 1/2, 1/4 or 1/8 of its size, for which the box moves by less than that many pixels, and
             without interpolating its colours.
+
+    Raises:
+        MmclError: a size, a share or a shift that no picture can have.
     """
 
     def __init__(self, size: int, crop: Crop | None = None, shift: float = 0.0, exact: bool = False) -> None:
+        if size < 1 or not 0 <= shift <= 1 or (crop is not None and not 0 < crop[0] <= crop[1] <= 1):
+            raise MmclError(
+                "ImageTransform: size must be 1 or more, crop two shares of the area (0 < least <= most <= 1) or None, "
+                f"and shift from 0 to 1; got size={size}, crop={crop}, shift={shift}."
+            )
         self.size, self.shift, self.exact = size, shift, exact
         self.crop = None if crop == (1.0, 1.0) else crop
         self.draws = bool(self.crop or shift)
@@ -70,6 +80,9 @@ class AudioTransform(Transform):
         seconds: length.
         crop: where the stretch of a longer sound lies; ``random`` draws it.
         short: what fills up shorter sounds.
+
+    Raises:
+        MmclError: a rate, a length or a way that there is not.
     """
 
     def __init__(
@@ -81,6 +94,12 @@ class AudioTransform(Transform):
     ) -> None:
         self.rate, self.seconds, self.crop, self.short = rate, seconds, crop, short
         self.frames = round(rate * seconds)
+        if rate < 1 or self.frames < 1 or crop not in CROPS or short not in get_args(Short):
+            raise MmclError(
+                f"AudioTransform: rate * seconds must give one frame or more, crop be one of {', '.join(CROPS)}, and "
+                f"short one of {', '.join(get_args(Short))}; got rate={rate}, seconds={seconds}, crop={crop!r}, "
+                f"short={short!r}."
+            )
         self._memory = Memory()
 
     def empty(self, rows: int) -> Float[Tensor, "rows frames"]:
@@ -90,8 +109,8 @@ class AudioTransform(Transform):
     def __call__(self, value: Sound, draw: Draw, out: Float[Tensor, " frames"]) -> None:
         """Fill one row."""
         spare = max(value.seconds - self.seconds, 0.0)
-        share = {"random": draw().random() if spare and self.crop == "random" else 0.0, "start": 0.0, "middle": 0.5}
-        stretch = value.read(self.rate, share[self.crop] * spare, self.seconds + 2 / self.rate)  # resampling may round
+        share = draw().random() if spare and self.crop == "random" else CROPS[self.crop]
+        stretch = value.read(self.rate, share * spare, self.seconds + 2 / self.rate)  # resampling may round
         samples = torch.from_numpy(stretch)[: self.frames]
         count = len(samples)
         if count == 0:  # shorter than one frame at this rate

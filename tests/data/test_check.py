@@ -51,7 +51,7 @@ def test_everything_that_is_wrong_is_counted_and_named(
     assert told["modalities"] == {"image": 9, "text": 10}
     assert told["reasons"] == {
         "shard": {"txt: the shard is cut before the member's end": 1},
-        "image": {"no png": 2, "image cannot be decoded (UnidentifiedImageError)": 1},
+        "image": {"no png": 2, "image cannot be decoded (cannot identify image file)": 1},
         "text": {"text is not UTF-8": 1, "no txt": 1},
     }
     assert told["bad_samples"] == 5

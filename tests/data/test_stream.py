@@ -1,6 +1,8 @@
 """Batches: every sample once, the same whoever reads them, and nothing lost silently."""
 
 import io
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -154,7 +156,7 @@ def test_bad_samples_are_absent_rows_each_with_its_reason(tmp_path: Path) -> Non
     assert batch["image"][1] is None
     assert batch["text"][3].abs().sum() == 0
     assert {(b.key, b.modality): b.reason for b in batch.bad} == {
-        ("noise", "image"): "image cannot be decoded (UnidentifiedImageError)",
+        ("noise", "image"): "image cannot be decoded (cannot identify image file)",
         ("nothing", "image"): "empty image",
         ("silent", "text"): "empty text",
         ("latin1", "text"): "text is not UTF-8",
@@ -319,7 +321,9 @@ def test_a_modality_that_may_be_missing_is_not_bad_and_a_broken_one_is(tmp_path:
     source = Source(shards=str(folder), modalities={"image": "png", "text": "txt"}, optional=["image"])
     (batch,) = list(Stream(source, batch_size=3, shuffle=False))
     assert batch.present["image"].tolist() == [True, False, False]
-    assert [(b.key, b.reason) for b in batch.bad] == [("broken", "image cannot be decoded (UnidentifiedImageError)")]
+    assert [(b.key, b.reason) for b in batch.bad] == [
+        ("broken", "image cannot be decoded (cannot identify image file)")
+    ]
 
 
 @pytest.mark.parametrize("said", ["pyd", "jpg;pkl", "pth"])
@@ -428,3 +432,40 @@ def test_an_optional_modality_may_have_no_field_and_no_text(tmp_path: Path) -> N
     ]
     required = source.model_copy(update={"optional": []})
     assert [bad.key for batch in Stream(required, batch_size=6, shuffle=False) for bad in batch.bad] == list("012345")
+
+
+def test_wrong_arguments_are_told(shards: Path) -> None:
+    """In a process without the type checks of these tests, which would speak first."""
+    code = f"""
+import mmcl
+from mmcl.media import AudioTransform, ImageTransform
+for wrong in (
+    dict(last_batch="foo"), dict(seed="x"), dict(captions="frist"), dict(windw=3),
+    dict(transforms=dict(txt=ImageTransform(8))),
+):
+    try:
+        mmcl.data.stream({str(shards)!r}, dict(text="txt"), batch_size=4, **wrong)
+    except mmcl.MmclError as error:
+        print(" ".join(str(error).split()))
+for wrong in (dict(crop="end"), dict(short="loop")):
+    try:
+        AudioTransform(8_000, 1.0, **wrong)
+    except mmcl.MmclError as error:
+        print(str(error)[:26])
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[:2] == [
+        "last_batch must be one of carry, drop, pad, keep; got 'foo'.",
+        "seed must be an integer; got 'x'.",
+    ]
+    assert said[2] == "data: captions: Input should be 'first', 'random' or 'all'"
+    assert said[3].startswith("data: windw: there is no such key; did you mean 'window'?")
+    assert said[4:] == [
+        "transforms: txt is none of the modalities; did you mean 'text'? They are: text.",
+        *["AudioTransform: rate * sec"] * 2,
+    ]
+
+
+def test_what_is_no_state_is_told(shards: Path) -> None:
+    with pytest.raises(MmclError, match="no state of a stream; it lacks content, dropped, fingerprint"):
+        stream(shards).restore({})

@@ -190,7 +190,8 @@ def test_a_column_is_numbers_when_all_its_cells_are_however_far_down(tmp_path: P
 def test_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(folder / "t.csv")
     words = ["data", "build", "from_table", str(table), "--out", str(folder / "out"), "--files", "image"]
-    main([*words, "--text", "caption", "--samples-per-shard", "3"])
+    words += ["--text", "caption", "--samples-per-shard", "3"]
+    main(words)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "1  no such file or directory" in printed.err
@@ -198,3 +199,6 @@ def test_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert len(list((folder / "out").glob("*.tar"))) == 2
     main(words)
     assert "is finished already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words[:-1], "4"])
+    assert "out was made otherwise: samples_per_shard was 3 and is 4. Remove it" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import soundfile
 import soxr
 import torch
 
-from mmcl.errors import BadSampleError
+from mmcl.errors import BadSampleError, MmclError
 from mmcl.media import AudioTransform, Sound
 
 
@@ -105,3 +105,14 @@ def test_what_cannot_be_used_says_why(data: bytes, reason: str) -> None:
 
 def test_rows_are_float32_on_any_default() -> None:
     assert AudioTransform(16_000, 0.1).empty(2).dtype == torch.float32
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 0}, {"seconds": 0.0}, {"seconds": 1e-9}])
+def test_what_no_sound_can_have_is_told(wrong: dict[str, object]) -> None:
+    with pytest.raises(MmclError, match="AudioTransform: rate"):
+        AudioTransform(**{"rate": 8_000, "seconds": 1.0, **wrong})  # type: ignore[arg-type]
+
+
+def test_reasons_are_words() -> None:
+    with pytest.raises(BadSampleError, match=r"audio cannot be decoded \(Format not recognised\)"):
+        Sound(b"noise" * 100)

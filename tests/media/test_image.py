@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from mmcl.errors import BadSampleError
+from mmcl.errors import BadSampleError, MmclError
 from mmcl.media import Box, ImageTransform, Picture
 from mmcl.media.image import MAX_PIXELS
 
@@ -192,3 +192,20 @@ def test_a_name_does_not_decide_what_a_picture_is() -> None:
     value = Choice("jpg", None).decode(encoded(photo(20, 20), "WEBP"))
     assert isinstance(value, Picture)
     assert value.array().shape == (20, 20, 3)
+
+
+def test_pixels_of_32_bits_are_refused_and_those_of_16_are_not() -> None:
+    grey = np.full((9, 9), 0.5, np.float32)
+    for pixels in (grey, (grey * 200).astype(np.int32)):
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "TIFF")
+        with pytest.raises(BadSampleError, match="32 bits a channel"):
+            Picture(data.getvalue()).array()
+    wide = Picture(b"P5 2 2 65535\n" + np.full(4, 32_768, ">u2").tobytes())
+    assert wide.array().tolist() == [[[127] * 3] * 2] * 2
+
+
+@pytest.mark.parametrize("wrong", [{"size": 0}, {"crop": (2, 3)}, {"crop": (0.5, 0.2)}, {"shift": -1.0}])
+def test_what_no_picture_can_have_is_told(wrong: dict[str, object]) -> None:
+    with pytest.raises(MmclError, match="ImageTransform: size must be"):
+        ImageTransform(**{"size": 8, **wrong})  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def test_an_epoch_ends_with_a_summary(
     mmcl.train(tiny(tmp_path / "run", f"data.train.shards={shards}", "training.samples=1024"))
     told = capsys.readouterr().err
     # the batch in which the epoch ends goes on with 12 samples of the next, one of them bad
-    assert "epoch 0 ended: 512 samples; not usable: 26 image cannot be decoded (UnidentifiedImageError)" in told
+    assert "epoch 0 ended: 512 samples; not usable: 26 image cannot be decoded (cannot identify image file)" in told
     assert "at the end: 1,024 samples; not usable:" in told
 
 
