@@ -46,6 +46,7 @@ class Maker:
     def __init__(self, files: Columns, text: Columns, key: str | None, tally: Tally) -> None:
         self.files, self.text, self.key, self.tally = files, text, key, tally
         self.found = self.missing = 0
+        self.last = Path()  # of the missing files
 
     def sample(self, number: int, row: dict[str, Any], root: Path) -> tuple[dict[str, Any], bool]:
         """The sample of a row, and whether it is whole."""
@@ -54,7 +55,8 @@ class Maker:
         for member, column in self.files:
             self._add(members, *self._file(member, column, row.get(column), root, key))
         for member, column in self.text:
-            if (value := row.get(column)) in (None, ""):
+            value = row.get(column)
+            if value is None or not str(value).strip():
                 self.tally.bad("no text", key=key, column=column)
             elif not isinstance(value, str | int | float):
                 raise MmclError(f"row {number}: {column!r} holds a {type(value).__name__}, not a text.")
@@ -84,9 +86,18 @@ class Maker:
         path = root / ("" if isinstance(value, bytes) else str(value))
         data = value if isinstance(value, bytes) else self.tally.read(path, key=key, column=column)
         self.found, self.missing = self.found + (data is not None), self.missing + (data is None)
-        if self.missing == TRIED and not self.found:
-            raise MmclError(f"none of the first {TRIED} files is there; the last was {path}. Say where, with --root.")
+        if data is None:
+            self.last = path
+            if self.missing == TRIED:
+                self.check_root()
         return member or path.suffix[1:].lower(), data, column
+
+    def check_root(self) -> None:
+        """Refuse a table of whose files none is there."""
+        if self.missing and not self.found:
+            raise MmclError(
+                f"none of the first {self.missing} files is there; the last was {self.last}. Say where, with --root."
+            )
 
 
 def build(
@@ -134,5 +145,6 @@ def build(
                     yield sample
                 else:
                     tally.count("rows left out")
+            maker.check_root()
 
     write_shards(samples(), out, samples_per_shard, bytes_per_shard)

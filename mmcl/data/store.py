@@ -152,7 +152,10 @@ class ShardSet:
         """
         listed = self.listed[number]
         self._file(number)  # an open file is not lost where a cache needs its room
-        index = self._load_index(number)
+        try:
+            index = self._load_index(number)
+        except MmclError as error:  # which says where it lies on this machine
+            raise MmclError(str(error).replace(str(self.path(number)), listed.shown)) from None
         if listed.samples is not None and listed.samples != len(index):
             raise MmclError(
                 f"data: {listed.said_by} says that {listed.name} has {listed.samples} samples, but it has "

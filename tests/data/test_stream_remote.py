@@ -193,3 +193,15 @@ print(next(iter(stream)).keys)
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "002" in ended.stdout
+
+
+def test_a_page_in_the_place_of_a_shard_is_told_with_its_url(server: Server, opened: Any) -> None:
+    url = server.put("/a.tar", b"<html>Please log in</html>" * 100)
+    with pytest.raises(MmclError, match=rf"^{url}: this is no uncompressed tar"):
+        keys(Stream(source(url), batch_size=8, cache=opened()))
+
+
+def test_a_cache_in_which_nothing_may_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(MmclError, match=r"cache: no cache can be made here \(Permission denied\)"):
+        ShardCache(tmp_path / "cache", 1000)

@@ -142,9 +142,20 @@ def test_several_tables_are_one_data_set_and_root_is_where_paths_start(
 
 
 def test_a_wrong_root_is_told_early(folder: Path, build: Callable[..., None]) -> None:
-    table = write(folder / "t.csv", [[str(i), f"{i}.jpg", "x", "1", "1"] for i in range(1001)])
-    with pytest.raises(MmclError, match=r"none of the first 1000 files is there; the last was .*999.jpg.*--root"):
-        build(folder / "out", str(table), files=["image"])
+    for rows, tried in ((1001, 1000), (3, 3)):
+        table = write(folder / "t.csv", [[str(i), f"{i}.jpg", "x", "1", "1"] for i in range(rows)])
+        told = rf"none of the first {tried} files is there; the last was .*{tried - 1}.jpg.*--root"
+        with pytest.raises(MmclError, match=told):
+            build(folder / f"out{rows}", str(table), files=["image"])
+
+
+def test_a_blank_caption_is_none(folder: Path, build: Callable[..., None], written: Callable[..., Any]) -> None:
+    table = folder / "t.csv"
+    table.write_text("name,caption\na,fine\nb,  \n")
+    build(folder / "out", str(table), text=["caption"], key="name")
+    samples, counts, _ = written(folder / "out")
+    assert [list(sample) for sample in samples.values()] == [["txt"]]
+    assert counts == {"no text": 1, "rows left out": 1}
 
 
 @pytest.mark.parametrize(

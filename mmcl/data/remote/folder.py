@@ -1,6 +1,7 @@
 """A folder of bounded size that many processes of a node share: what lies in it, who may write, what has to go."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -57,6 +58,8 @@ class CacheFolder:
         self._locks = self.path / "locks"
         try:
             self._locks.mkdir(parents=True, exist_ok=True)
+            if not all(os.access(folder, os.W_OK | os.X_OK) for folder in (self.path, self._locks)):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise MmclError(
                 f"{self.path}: no cache can be made here ({error.strerror}). Give a folder on a local disk."
