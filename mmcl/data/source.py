@@ -1,5 +1,6 @@
 """What a recipe says of its data, and what is taken from a sample for it."""
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from mmcl.registry import Spec
 IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif"}
 SOUNDS = {"wav", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif", "au", "w64", "caf"}
 TEXTS = {"txt", "text", "caption", "cls", "transcript"}
+PARSED = 10  # times in a row, see `_load`
 PICKLED = {"pyd", "pickle", "pkl", "pth", "pt", "npz", "ten", "joblib"}
 
 
@@ -201,10 +203,22 @@ def _lookup(record: Any, field: str) -> Any:
 def array(data: bytes) -> Tensor:
     """Numbers of an .npy file, as float32."""
     try:
-        values = np.load(io.BytesIO(data), allow_pickle=False)
+        values = _load(data)
         tensor = torch.from_numpy(np.asarray(values).astype(np.float32))
     except Exception as error:  # numpy's reader raises whatever it meets
         raise BadSampleError(f"array cannot be read ({type(error).__name__})") from None
     if not tensor.isfinite().all():
         raise BadSampleError("array is not finite")
     return tensor
+
+
+def _load(data: bytes) -> Any:
+    """Content of an .npy file, whose header numpy parses as Python.
+
+    CPython's parser (3.11.7) raises SystemError now and then where two threads use it at once ("AST constructor
+    recursion depth mismatch"). The file is not to blame.
+    """
+    for _ in range(PARSED):
+        with contextlib.suppress(SystemError):
+            return np.load(io.BytesIO(data), allow_pickle=False)
+    return np.load(io.BytesIO(data), allow_pickle=False)

@@ -1,8 +1,6 @@
 """Batches: every sample once, the same whoever reads them, and nothing lost silently."""
 
 import io
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -394,78 +392,3 @@ def test_an_older_iterator_does_not_repeat_what_a_newer_one_gave(shards: Path) -
     with pytest.raises(MmclError, match="iterated anew"):
         next(older)
     assert len(set(seen + keys(newer))) == 103
-
-
-def test_a_shard_that_is_replaced_while_it_is_in_use_is_noticed(tmp_path: Path) -> None:
-    for number in range(2):
-        write_shards(({"__key__": f"{number}{i}", "txt": f"{i}"} for i in range(6)), tmp_path / str(number))
-        (tmp_path / str(number) / "manifest.json").unlink()
-    source = Source(shards=str(tmp_path), modalities={"text": "txt"}, window=1)
-    s = Stream(source, batch_size=3, endless=True)
-    next(iter(s))
-    write_shards(({"__key__": f"other{i}", "txt": f"{i}"} for i in range(7)), tmp_path / "other")
-    for number in range(2):
-        (tmp_path / "new.tar").write_bytes((tmp_path / "other" / "00000.tar").read_bytes())
-        (tmp_path / "new.tar").replace(tmp_path / str(number) / "00000.tar")
-    with pytest.raises(MmclError, match=r"00000.tar has changed while it was in use. Restore it, and resume"):
-        for _ in zip(range(8), s, strict=False):
-            pass
-
-
-def test_notes_of_windows_that_hold_nothing_are_told_with_the_last_batch(tmp_path: Path) -> None:
-    write_shards(({"__key__": f"{i}", "txt": f"{i}"} for i in range(6)), tmp_path / "0")
-    (tmp_path / "1.tar").write_bytes(b"")
-    source = Source(shards=[str(tmp_path / "0"), str(tmp_path / "1.tar")], modalities={"text": "txt"}, window=1)
-    for shuffle in (False, True):
-        batches = list(Stream(source, batch_size=3, shuffle=shuffle))
-        assert ["an empty file" in bad.reason for batch in batches for bad in batch.bad] == [True]
-
-
-def test_an_optional_modality_may_have_no_field_and_no_text(tmp_path: Path) -> None:
-    fields = [b"{}", b'{"caption": null}', b'{"caption": ""}', b'{"caption": []}', b'{"caption": {"a": 1}}', b"{"]
-    tar(tmp_path / "0.tar", [(f"{i}.json", field) for i, field in enumerate(fields)])
-    source = Source(shards=str(tmp_path), modalities={"text": "json:caption"}, optional=["text"])
-    (batch,) = Stream(source, batch_size=6, shuffle=False)
-    assert [(bad.key, bad.reason) for bad in batch.bad] == [
-        ("4", "no text in JSON field 'caption'"),
-        ("5", "JSON cannot be read"),
-    ]
-    required = source.model_copy(update={"optional": []})
-    assert [bad.key for batch in Stream(required, batch_size=6, shuffle=False) for bad in batch.bad] == list("012345")
-
-
-def test_wrong_arguments_are_told(shards: Path) -> None:
-    """In a process without the type checks of these tests, which would speak first."""
-    code = f"""
-import mmcl
-from mmcl.media import AudioTransform, ImageTransform
-for wrong in (
-    dict(last_batch="foo"), dict(seed="x"), dict(captions="frist"), dict(windw=3),
-    dict(transforms=dict(txt=ImageTransform(8))),
-):
-    try:
-        mmcl.data.stream({str(shards)!r}, dict(text="txt"), batch_size=4, **wrong)
-    except mmcl.MmclError as error:
-        print(" ".join(str(error).split()))
-for wrong in (dict(crop="end"), dict(short="loop")):
-    try:
-        AudioTransform(8_000, 1.0, **wrong)
-    except mmcl.MmclError as error:
-        print(str(error)[:26])
-"""
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said[:2] == [
-        "last_batch must be one of carry, drop, pad, keep; got 'foo'.",
-        "seed must be an integer; got 'x'.",
-    ]
-    assert said[2] == "data: captions: Input should be 'first', 'random' or 'all'"
-    assert said[3].startswith("data: windw: there is no such key; did you mean 'window'?")
-    assert said[4:] == [
-        "transforms: txt is none of the modalities; did you mean 'text'? They are: text.",
-        *["AudioTransform: rate * sec"] * 2,
-    ]
-
-
-def test_what_is_no_state_is_told(shards: Path) -> None:
-    with pytest.raises(MmclError, match="no state of a stream; it lacks content, dropped, fingerprint"):
-        stream(shards).restore({})

@@ -119,7 +119,7 @@ def test_bad_samples_are_counted_and_listed(tmp_path: Path, tiny: Callable[..., 
         sample["png"] = b"broken"
     write_shards(samples, tmp_path / "shards")
     (tmp_path / "shards" / "cut.tar").write_bytes((tmp_path / "shards" / "00000.tar").read_bytes()[:3000])
-    run = mmcl.train(tiny(tmp_path / "run", f"data.train.shards={tmp_path / 'shards'}", "training.samples=224"))
+    run = mmcl.train(tiny(tmp_path / "run", f"data.train.shards={tmp_path / 'shards'}/*.tar", "training.samples=224"))
     listed = [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()]
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["bad_samples"] == len(listed) > 15
