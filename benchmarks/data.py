@@ -28,7 +28,7 @@ from PIL import Image
 
 from mmcl.data import Source, Stream
 from mmcl.data.describe import describe
-from mmcl.data.index import SUFFIX, load_index, scan
+from mmcl.data.index import FORMAT, SUFFIX, load_index, scan
 from mmcl.files import write_json
 from mmcl.media import ImageTransform, Picture
 from mmcl.media.image import SCALES, SPARE, rgb
@@ -165,7 +165,7 @@ def indexing(bench: Bench) -> Iterator[Figure]:
 def described_run(bench: Bench) -> tuple[Path, int]:
     """Folder of 10,000 shards of 10,000 samples with indexes and a manifest: links to one file; number of shards."""
     per_shard, count = (1_000, 1_000) if bench.quick else (PER_SHARD, SHARDS)
-    folder = bench.cache / "shards" / f"described-{count}"
+    folder = bench.cache / "shards" / f"described-{count}-{FORMAT}"  # links to one index, of today's format
     if not (folder / "manifest.json").exists():
         one = folder / f"{0:05d}.tar"
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -74,11 +75,11 @@ def _unfinished_only(name: str, build: Callable[..., Any]) -> Callable[..., None
         bound = signature.bind(out, *arguments, **options)
         bound.apply_defaults()
         asked = {"data set": name, **{k: v for k, v in bound.arguments.items() if k != "out"}}
-        asked = json.loads(json.dumps(asked, default=str))
+        asked = json.loads(json.dumps({key: _absolute(value) for key, value in asked.items()}, default=str))
         before = _read(out / "build.json")
         if different := [key for key in asked if before and before.get(key) != asked[key]]:
             said = ", ".join(f"{key} was {before.get(key)!r} and is {asked[key]!r}" for key in different)
-            raise MmclError(f"{out} was made otherwise: {said}. Remove it, or build into another folder.")
+            raise MmclError(f"{out} was made otherwise: {said}. Build into another folder, or remove this one.")
         if (out / "manifest.json").exists():
             print(f"{out} is finished already; remove it to build it again.", file=sys.stderr)
             return
@@ -97,8 +98,19 @@ def _unfinished_only(name: str, build: Callable[..., Any]) -> Callable[..., None
     return command
 
 
+def _absolute(value: Any) -> Any:
+    """What names a file that is there, however it is spelled."""
+    if isinstance(value, list | tuple):
+        return [_absolute(one) for one in value]
+    return os.path.abspath(value) if isinstance(value, str | Path) and os.path.exists(value) else value
+
+
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 @app.command
@@ -144,6 +156,11 @@ def check(
     from mmcl.data.check import Check
     from mmcl.files import replacing
 
+    for name, path in (("--json", json_), ("--bad", bad)):
+        if path is not None and path.is_dir():
+            raise MmclError(f"{name}: {path} is a folder; give the name of a file.")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise MmclError(f"{name}: there is no folder {path.absolute().parent}.")
     found = Check(_sources(shards, modality, recipe))
     with ExitStack() as stack:
         file = stack.enter_context(replacing(bad)) if bad else None

@@ -16,7 +16,7 @@ from mmcl.data.every_shard import every_shard
 from mmcl.data.pool import Ref
 from mmcl.data.remote import is_remote
 from mmcl.data.rows import Reader
-from mmcl.data.shards import Listed, find_shards, is_pipe
+from mmcl.data.shards import Listed, find_shards, indexed
 from mmcl.data.source import IMAGES, SOUNDS, TEXTS, Selector, Source
 from mmcl.data.store import ShardSet
 from mmcl.errors import MmclError
@@ -113,19 +113,13 @@ class Check:
         sources: what to check.
 
     Raises:
-        MmclError: shards are missing, or a source is a pipe.
+        MmclError: shards are missing, or have no index.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources, self.shards = list(sources), list[tuple[Source, Listed]]()
         for source in sources:
-            for listed in find_shards(source.shards):
-                if is_pipe(listed.url):
-                    raise MmclError(
-                        f"{listed.shown}: a pipe cannot be checked without being used up, nor a compressed tar; check "
-                        ".tar files."
-                    )
-                self.shards.append((source, listed))
+            self.shards += [(source, listed) for listed in indexed(find_shards(source.shards))]
         self.samples = self.bad_samples = self.bad_shards = 0
         self.present, self.members = Counter[str](), Counter[str]()
         self.reasons: dict[str, Counter[str]] = {}  # modality (or nothing, for a shard's own) -> reason -> count
@@ -219,7 +213,7 @@ def guess(shards: Sequence[str]) -> Source:
     Raises:
         MmclError: they have none that mmcl decodes.
     """
-    found, members, samples = find_shards(list(shards)), Counter[str](), 0
+    found, members, samples = indexed(find_shards(list(shards))), Counter[str](), 0
     opened = ShardSet(found[:GUESSED])
     for number in range(len(opened.listed)):
         with contextlib.suppress(MmclError):  # the check itself will say so
@@ -227,13 +221,15 @@ def guess(shards: Sequence[str]) -> Source:
             samples += len(index)
             counts = np.bincount(index.extension, minlength=len(index.extensions)).tolist()
             members.update(dict(zip(index.extensions, counts, strict=True)))
+    plain = Counter({extension: count for extension, count in members.items() if "." not in extension})
     kinds = {"image": IMAGES, "audio": SOUNDS, "text": TEXTS}
-    fits = {m: sorted(e for e in members if e.rpartition(".")[2] in known) for m, known in kinds.items()}
+    fits = {m: [e for e, _ in plain.most_common() if e in known] for m, known in kinds.items()}
     guessed = {modality: ";".join(extensions) for modality, extensions in fits.items() if extensions}
     if not guessed:
+        some = ", ".join(extension for extension, _ in members.most_common(20)) or "none"
         raise MmclError(
-            f"{found[0].shown}: its members are {', '.join(sorted(members)) or 'none'}; say where modalities lie, as "
-            "in --modality text=json:caption."
+            f"{found[0].shown}: its members are {some}; a key ends at the first dot of a name. Say where modalities "
+            "lie, as in --modality text=json:caption."
         )
     rare = [modality for modality in guessed if 2 * sum(members[e] for e in fits[modality]) < samples]
     return Source(shards=list(shards), modalities=guessed, optional=rare)

@@ -42,7 +42,18 @@ def describe(shards: Sequence[str], sha256: bool = False, processes: int | None 
         if said is None or isinstance(said, str):
             raise MmclError(said or f"{url}: reading it kills the process that reads it.")
         described.setdefault(Path(url).parent, []).append(said)
-    return {folder: _write(folder, sorted(said, key=lambda s: s["name"])) for folder, said in described.items()}
+    return {
+        folder: _write(folder, sorted(said, key=lambda s: s["name"]), _below(folder, list(described)))
+        for folder, said in described.items()
+    }
+
+
+def _below(folder: Path, described: Sequence[Path]) -> list[str]:
+    """The described folders of which this one is the nearest above; its manifest names them for remote readers."""
+    above = [[other for other in described if other in path.parents] for path in described]
+    nearest = [max(others, key=lambda other: len(other.parts), default=None) for others in above]
+    pairs = zip(described, nearest, strict=True)
+    return sorted(path.relative_to(folder).as_posix() for path, over in pairs if over == folder)
 
 
 def _describe_one(job: tuple[str, bool]) -> "dict[str, Any] | str":
@@ -50,8 +61,8 @@ def _describe_one(job: tuple[str, bool]) -> "dict[str, Any] | str":
     path = Path(url)
     try:
         index = load_index(path, afresh=True)
-    except MmclError as error:
-        return str(error)
+    except (MmclError, OSError) as error:
+        return str(error) if isinstance(error, MmclError) else f"{path} cannot be read: {error.strerror}"
     said = {"name": path.name, "samples": len(index), "bytes": path.stat().st_size, "digest": index.digest}
     if sha256:
         with path.open("rb") as file:
@@ -59,14 +70,18 @@ def _describe_one(job: tuple[str, bool]) -> "dict[str, Any] | str":
     return said
 
 
-def _write(folder: Path, shards: list[dict[str, Any]]) -> str:
+def _write(folder: Path, shards: list[dict[str, Any]], folders: list[str]) -> str:
     """Write the manifest, or hold the shards to the one that is there."""
     path = folder / MANIFEST
     if not path.exists():
         every = {found.name for found in folder.glob("*.tar")}
         if every != {shard["name"] for shard in shards}:
             return "indexed; no manifest, since the folder holds other shards as well"
-        write_json(path, {"format": FORMAT, "samples": sum(s["samples"] for s in shards), "shards": shards})
+        manifest = {"format": FORMAT, "samples": sum(s["samples"] for s in shards), "shards": shards}
+        try:
+            write_json(path, manifest | ({"folders": folders} if folders else {}))
+        except OSError as error:
+            return f"indexed; no manifest, since it cannot be written there ({error.strerror})"
         return f"indexed and described in {MANIFEST}"
     try:
         there = {shard["name"]: shard for shard in json.loads(path.read_text(encoding="utf-8"))["shards"]}

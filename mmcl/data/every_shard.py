@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mmcl.errors import MmclError
+
 S = TypeVar("S")
 R = TypeVar("R")
 
@@ -28,7 +30,12 @@ def every_shard(
 
     Yields:
         Shard and result; None where reading the shard killed the process that read it, twice.
+
+    Raises:
+        MmclError: there are to be no processes.
     """
+    if processes is not None and processes < 1:
+        raise MmclError(f"processes must be 1 or more; got {processes}.")
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(TextColumn(title), *columns, console=console, disable=not console.is_terminal) as bar:

@@ -112,7 +112,7 @@ def stored_count(shard: Path) -> int | None:
 
 def index_paths(shard: Path) -> list[Path]:
     """Where the index of a shard may lie."""
-    place = hashlib.blake2b(str(shard.resolve()).encode(), digest_size=16).hexdigest()
+    place = hashlib.blake2b(os.fsencode(shard.resolve()), digest_size=16).hexdigest()
     return [shard.with_name(shard.name + SUFFIX), user_cache() / "indexes" / f"{place}{SUFFIX}"]
 
 
@@ -230,11 +230,13 @@ class _Members:
     def __init__(self) -> None:
         self.samples: dict[bytes, dict[str, Member]] = {}
         self.problems: list[tuple[str, str]] = []
+        self.unnamed = 0  # files without an extension
 
     def add(self, member: Header, size: int) -> bool:
         """Take up a member of a shard of ``size`` bytes; False where the shard is cut before its end."""
         named = member.named()
         if named is None:
+            self.unnamed += member.isfile() and "." not in member.name.rpartition("/")[2]
             return True
         key, extension = named[0].encode("utf-8", "surrogateescape"), named[1]
         if problem := member.problem():
@@ -259,6 +261,8 @@ class _Members:
 
     def index(self) -> ShardIndex:
         """What was collected, as arrays."""
+        if self.unnamed:
+            self.say(b"", f"{self.unnamed} files without an extension, which nothing reads")
         samples = {key: members for key, members in self.samples.items() if members}
         numbers: dict[str, int] = {}
         kinds, offsets, sizes, checks, first = array("I"), array("Q"), array("Q"), array("I"), array("Q", [0])

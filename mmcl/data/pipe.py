@@ -5,18 +5,21 @@ the end only, every process reads all of it, a window lies in memory, and the me
 another.
 """
 
+import io
 import itertools
 import lzma
+import signal
 import subprocess
 import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from tarfile import EOFHeaderError  # pyright: ignore[reportAttributeAccessIssue]
 from typing import IO, Any, cast
 
-import fsspec
+from fsspec.compression import compr
 
 from mmcl.data.index import Header, Member, walk
 from mmcl.data.order import sample_order
@@ -29,6 +32,8 @@ from mmcl.types import Bad
 
 WINDOW = 2_000  # samples, where the recipe's window counts shards
 DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
+BROKEN_PIPE = (-signal.SIGPIPE, 128 + signal.SIGPIPE)  # exit statuses of a command to which nobody listens
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # by first bytes
 ADVICE = "Write it to .tar files, which can be indexed."
 Piped = tuple[int, str, dict[str, bytes]]  # number of the pipe, key, extension -> content
 
@@ -113,7 +118,8 @@ class PipedPool(Pool):
     def _read_all(self) -> Iterator[Piped]:
         for number in self.numbers:
             with self._opened(number) as file:
-                for key, members in read_tar(file, lambda key, why: self._note(number, key, why)):  # noqa: B023 - at once
+                note = partial(self._note, number)
+                for key, members in read_tar(unpacked(file, self.shards.listed[number].shown), note):
                     yield number, key, members
 
     @contextmanager
@@ -125,14 +131,8 @@ class PipedPool(Pool):
             with _running(listed) as file:
                 yield file
         else:
-            path = self.shards.path(number)  # a remote one is fetched whole, and so retried and checked
-            packed = "zstd" if path.suffix == ".zst" else None  # the others are told by their first bytes
-            try:
-                opened = fsspec.open(str(path), "rb", compression=packed)
-            except ValueError:
-                raise MmclError(f"data: {listed.shown}: needs the package zstandard: pip install zstandard") from None
-            with opened as file:
-                yield cast(IO[bytes], file)
+            with self.shards.path(number).open("rb") as file:  # a remote one is fetched whole, retried and checked
+                yield file
 
     def _note(self, number: int, key: str, reason: str) -> None:
         self._problems.append(Bad(self.shards.listed[number].shown, key, "", f"pipe: {reason}"))
@@ -153,11 +153,27 @@ def _running(listed: Listed) -> Iterator[IO[bytes]]:
         except BaseException:
             process.kill()
             raise
-    if process.returncode:
+        stopped = bool(process.stdout.read(1))  # by us, where its tar could not be read on
+    if process.returncode and not (stopped and process.returncode in BROKEN_PIPE):
         raise MmclError(
             f"data: {listed.shown}: the command ended with exit status {process.returncode}, so what it gave may be "
             "only a part. Mend it, and start again."
         )
+
+
+def unpacked(file: IO[bytes], shown: str) -> io.BufferedReader:
+    """A file, decompressed if need be: all members of it, as compressors that work in parallel write them.
+
+    Raises:
+        MmclError: it needs a package that is not installed.
+    """
+    start = io.BufferedReader(cast(Any, file)) if not isinstance(file, io.BufferedReader) else file
+    packed = next((name for magic, name in PACKED.items() if start.peek(8).startswith(magic)), None)
+    if packed is None:
+        return start
+    if packed not in compr:
+        raise MmclError(f"data: {shown}: needs the package zstandard: pip install zstandard")
+    return io.BufferedReader(cast(Any, compr[packed](start, mode="rb")), 1 << 20)
 
 
 class _Header(Header):
@@ -178,8 +194,8 @@ class _Tar(tarfile.TarFile):
     ended = False
 
 
-def read_tar(file: IO[bytes], note: Callable[[str, str], None]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Samples of a tar, compressed or not, that is read once; members of one sample follow one another.
+def read_tar(file: io.BufferedReader, note: Callable[[str, str], None]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Samples of a tar that is read once; members of one sample follow one another.
 
     Args:
         file: read to its end.
@@ -190,7 +206,7 @@ def read_tar(file: IO[bytes], note: Callable[[str, str], None]) -> Iterator[tupl
     """
     key, members = "", dict[str, bytes]()
     try:
-        with _Tar.open(fileobj=file, mode="r|*") as tar:
+        with _Tar.open(fileobj=file, mode="r|") as tar:
             for member in walk(tar):
                 named = member.named()
                 if named is None:
@@ -201,10 +217,12 @@ def read_tar(file: IO[bytes], note: Callable[[str, str], None]) -> Iterator[tupl
                         yield key, members
                     key, members = name, {}
                 _take(tar, member, members, (name, named[1]), note)
+            rest = tar.fileobj
+            assert rest is not None
+            goes_on = any([any(chunk) for chunk in iter(partial(rest.read, 1 << 20), b"")])  # a list: to its end
             if not tar.ended:
                 note(key, "it ends without an end mark, or is damaged; samples after this one may be missing")
-            assert tar.fileobj is not None
-            if any(any(chunk) for chunk in iter(lambda: tar.fileobj.read(1 << 20), b"")):  # pyright: ignore[reportOptionalMemberAccess]
+            elif goes_on:
                 note("", "it goes on after the end mark of a tar; use a pipe a tar")
     except DAMAGED as error:
         note(key, f"it is cut or damaged; it cannot be read beyond this sample ({type(error).__name__}: {error})")

@@ -148,6 +148,8 @@ class Pool:
                 f"data: the shards that were being read ({names}, ...) have changed, so the order cannot be continued. "
                 "Restore them, or start a new run."
             )
+        if self.cursor.place and not 0 <= self.cursor.place < len(self._enter()):
+            raise MmclError(f"data: this is no state of a stream; its window has no place {self.cursor.place}.")
 
     def _enter(self) -> OpenWindow:
         """The window where the cursor is, with the next one on its way."""

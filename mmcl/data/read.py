@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcl.data.shards import find_shards
+from mmcl.data.shards import find_shards, indexed
 from mmcl.data.store import ShardSet
 
 
@@ -16,8 +16,11 @@ def read_samples(shards: str | Path | Sequence[str | Path]) -> Iterator[dict[str
 
     Yields:
         ``__key__``, and an extension -> bytes for each member.
+
+    Raises:
+        MmclError: shards are missing, or have no index.
     """
-    opened = ShardSet(find_shards(shards))
+    opened = ShardSet(indexed(find_shards(shards)))
     for number in range(len(opened.listed)):
         shard = opened.open(number)
         for sample in range(len(shard)):

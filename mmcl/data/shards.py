@@ -5,12 +5,13 @@ import itertools
 import json
 import os
 import re
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from glob import glob, has_magic
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,13 @@ from mmcl.errors import MmclError
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"  # marks a folder that is being written
 RANGE = r"(\{\d+\.\.\d+(?:\.\.\d+)?\})"
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)  # what a file of another form than ours ends in
+UNREADABLE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)  # what a file of another form than ours ends in
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,8 @@ def find_shards(patterns: str | Path | Sequence[str | Path], where: str = "data"
         raise MmclError(
             f"{where}: {len(missing)} of {len(urls)} shards of {str(said)!r} are missing: {names}. {advice}"
         )
-    repeated = next((url for url, count in Counter(urls).items() if count > 1 and not is_stream(url)), None)
+    places = Counter(url if is_remote(url) else os.path.abspath(url) for url in urls if not is_stream(url))
+    repeated = next((place for place, count in places.items() if count > 1), None)
     if repeated is not None:
         raise MmclError(
             f"{where}: {shown(repeated)} is named twice. Every sample is seen once an epoch; what is to be seen more "
@@ -91,6 +99,20 @@ def find_shards(patterns: str | Path | Sequence[str | Path], where: str = "data"
         )
     folder = lru_cache(maxsize=None)(Folder)  # described once, however many shards it has
     return [Listed(url) if is_pipe(url) else folder(_split(url)[0]).describe(url) for url in urls]
+
+
+def indexed(listed: list[Listed]) -> list[Listed]:
+    """The same shards.
+
+    Raises:
+        MmclError: one of them is a pipe.
+    """
+    for shard in listed:
+        if is_pipe(shard.url):
+            raise MmclError(
+                f"{shard.shown}: a pipe or a compressed tar has no index, which this needs; give .tar files."
+            )
+    return listed
 
 
 def shown(url: str) -> str:
@@ -106,7 +128,7 @@ def _split(url: str) -> tuple[str, str]:
 
 def is_pipe(url: str) -> bool:
     """Whether a shard can only be read from its beginning to its end."""
-    return is_stream(url) or bool(re.search(r"\.(tar\.\w+|tgz)$", url))
+    return is_stream(url) or bool(re.search(r"\.(tar\.\w+|tgz)$", _split(url)[1]))
 
 
 def is_stream(url: str) -> bool:
@@ -140,8 +162,7 @@ class Folder:
 
     def describe(self, url: str) -> Listed:
         """What is said about one shard."""
-        name = PurePosixPath(url).name
-        found = self._described.get(name)
+        found = self._described.get(_split(url)[1])
         if found is not None:
             return Listed(url, found.samples, found.digest, found.sha256, found.said_by)
 
@@ -203,7 +224,10 @@ def _wids(content: Any, path: str) -> list[Listed]:
 
 
 def _energon(content: bytes) -> int:
-    return len(content) // 8 - 1  # little-endian offsets of the samples, and of the end
+    offsets = struct.unpack(f"<{len(content) // 8}Q", content)  # of the samples, and of the end
+    if offsets[0] != 0 or any(a >= b for a, b in itertools.pairwise(offsets)):
+        raise ValueError("these are no offsets")
+    return len(offsets) - 1
 
 
 def _dali(content: bytes) -> int:
@@ -240,25 +264,31 @@ def _expand_one(url: str) -> list[str]:
             return [url]
         folder = url.rstrip("/")
         named = [] if has_magic(url) else _numbered(folder, _remote_text) or _listed(folder, _remote_text)
-        return named or list_remote(url)
+        return named or _shards_of(list_remote(url))
     url = url.removeprefix("file://")
     if os.path.isdir(url):
         return _numbered(url.rstrip("/"), _local_text) or _below(url.rstrip("/"))
     if os.path.exists(url) or not has_magic(url):
         return [url]
-    found = sorted(glob(url))
-    return [path for path in found if path.endswith(".tar")] or found  # or what lies beside shards comes with them
+    return _shards_of(sorted(glob(url)))
+
+
+def _shards_of(found: list[str]) -> list[str]:
+    """What a glob is meant to find, where other files lie beside shards; all of it, where no name says what it is."""
+    return [url for url in found if is_pipe(url) or _split(url)[1].endswith(".tar")] or found
 
 
 def _below(folder: str) -> list[str]:
     """The shards below a folder; all that its manifest names, and no others."""
     found = sorted(map(str, Path(folder).rglob("*.tar")))
     named = _listed(folder, _local_text)
-    beyond = sorted(set(found) - {os.path.normpath(url) for url in named})
+    names = {os.path.normpath(url) for url in named}
+    beyond = [url for url in found if os.path.normpath(url) not in names]
     if named and beyond:
         raise MmclError(
             f"{folder}/{MANIFEST} does not name {beyond[0]}, which lies there as well ({len(beyond)} such shards). "
-            "Remove the manifest and describe the folder again (mmcl data index), or name the shards that are meant."
+            "Remove the manifest and describe the folder again (mmcl data index --sha256), or name the shards that are "
+            "meant."
         )
     return named or found
 
@@ -272,7 +302,9 @@ def _numbered(folder: str, text: Callable[[str], str | None]) -> list[str]:
 def _listed(folder: str, text: Callable[[str], str | None]) -> list[str]:
     """The shards that a folder's manifest names; not every server can be asked what a folder holds."""
     with contextlib.suppress(*UNREADABLE):
-        return [f"{folder}/{shard['name']}" for shard in json.loads(text(f"{folder}/{MANIFEST}") or "")["shards"]]
+        manifest = json.loads(text(f"{folder}/{MANIFEST}") or "")
+        below = [url for name in manifest.get("folders", []) for url in _listed(f"{folder}/{name}", text)]
+        return [*(f"{folder}/{shard['name']}" for shard in manifest["shards"]), *below]
     return []
 
 

@@ -182,15 +182,20 @@ def json_field(data: bytes, field: str) -> list[str]:
         raise BadSampleError("JSON cannot be read") from None
     value = _lookup(record, field)
     found = value if isinstance(value, list) else [value]
-    texts = [str(v).strip() for v in found if isinstance(v, str | int | float)]
+    texts = [str(v).strip() for v in found if _is_text(v)]
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:  # which no tokenizer could take
         raise BadSampleError(f"JSON field {field!r} holds half a character (a lone surrogate)") from None
     if not any(texts):
-        absent = value in (None, []) or texts
+        absent = all(one is None or isinstance(one, str) for one in found)
         raise (AbsentError if absent else BadSampleError)(f"no text in JSON field {field!r}")
     return [t for t in texts if t]
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this is a text, or a number that stands for one."""
+    return isinstance(value, str) or (isinstance(value, int | float) and value == value and not isinstance(value, bool))
 
 
 def _lookup(record: Any, field: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from mmcl.data.index import BLOCK, Member, ShardIndex, load_index, stored_count, user_cache
 from mmcl.data.remote import ShardCache, is_remote, read_remote
-from mmcl.data.shards import Listed, described_beside
+from mmcl.data.shards import Listed, described_beside, is_pipe
 from mmcl.errors import MmclError
 
 NEAR = 64 * 1024  # members that lie as near are read at once
@@ -109,6 +109,7 @@ class ShardSet:
         self._digests: dict[int, str] = {n: s.digest for n, s in enumerate(listed) if s.digest is not None}
         self._counts: dict[int, int] = {n: s.samples for n, s in enumerate(listed) if s.samples is not None}
         self._asked = False
+        self.sizes = [_size(shard) for shard in listed]
         self._file = lru_cache(maxsize=OPEN_FILES)(self._open_file)
         self._wishes: dict[str, list[Listed]] = {}
         self._held: dict[str, list[dict[int, int]]] = {}
@@ -151,11 +152,15 @@ class ShardSet:
             MmclError: it is not there, or it is not what its description says.
         """
         listed = self.listed[number]
-        self._file(number)  # an open file is not lost where a cache needs its room
         try:
+            self._file(number)  # an open file is not lost where a cache needs its room
             index = self._load_index(number)
         except MmclError as error:  # which says where it lies on this machine
             raise MmclError(str(error).replace(str(self.path(number)), listed.shown)) from None
+        except OSError as error:
+            raise MmclError(f"data: {listed.shown} cannot be read: {error.strerror}.") from None
+        if self.sizes[number] not in (None, _size(listed)):
+            raise MmclError(f"data: {listed.shown} has changed while it was in use. Restore it, and resume.")
         if listed.samples is not None and listed.samples != len(index):
             raise MmclError(
                 f"data: {listed.said_by} says that {listed.name} has {listed.samples} samples, but it has "
@@ -222,6 +227,11 @@ class ShardSet:
 
     def _load_index(self, number: int) -> ShardIndex:
         return _persist(lambda: load_index(self.path(number)))
+
+
+def _size(listed: Listed) -> int | None:
+    """Bytes of a shard, where it costs nothing to know them."""
+    return None if is_remote(listed.url) or is_pipe(listed.url) else os.path.getsize(listed.url)
 
 
 def _persist(attempt: Callable[[], T]) -> T:

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-import os
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +17,9 @@ from mmcl import distributed
 from mmcl.data.mixture import Mixture, Places
 from mmcl.data.pipe import ADVICE, PipedPool
 from mmcl.data.pool import Pool, Ref
-from mmcl.data.remote import ShardCache, is_remote
+from mmcl.data.remote import ShardCache
 from mmcl.data.rows import Filled, Reader
-from mmcl.data.shards import Listed, find_shards, is_pipe
+from mmcl.data.shards import find_shards, is_pipe
 from mmcl.data.source import Source, Window
 from mmcl.data.store import ShardSet, default_cache
 from mmcl.errors import MmclError, did_you_mean
@@ -84,10 +84,8 @@ class Stream:
         share: tuple[int, int] | None = None,
         cache: Callable[[], ShardCache] | None = None,
     ) -> None:
-        if batch_size < 1 or workers < 0:
-            raise MmclError(f"batch_size must be 1 or more and workers 0 or more; got {batch_size} and {workers}.")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise MmclError(f"seed must be an integer; got {seed!r}.")
+        batch_size, workers = _integer("batch_size", batch_size, 1), _integer("workers", workers, 0)
+        seed = _integer("seed", seed)
         self.last_batch: LastBatch = last_batch or ("carry" if endless else "keep")
         if self.last_batch not in get_args(LastBatch):
             raise MmclError(f"last_batch must be one of {', '.join(get_args(LastBatch))}; got {last_batch!r}.")
@@ -111,7 +109,7 @@ class Stream:
             )
         self.reader.check(self.shards)
         self.fingerprint = _hash(batch_size, self.last_batch, settings, [shard.name for shard in listed])
-        self._content = [_known([shard.digest for shard in listed]), _known([_size(shard) for shard in listed])]
+        self._content = [_known([shard.digest for shard in listed]), _known(self.shards.sizes)]
         self.samples_seen = self.dropped = 0
         self._after = self.order.state()  # the last batch that was handed out
         self._end = (self._after, 0)
@@ -142,6 +140,14 @@ class Stream:
         Raises:
             MmclError: the shards, the seed or the batch size are not the same.
         """
+        try:
+            self._restore(state)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, MmclError):
+                raise
+            raise MmclError(f"data: this is no state of a stream ({type(error).__name__}: {error}).") from None
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         if missing := {*self.state()} - {*state}:
             raise MmclError(f"data: this is no state of a stream; it lacks {', '.join(sorted(missing))}.")
         pairs = zip(state["content"], self._content, strict=True)
@@ -217,6 +223,9 @@ class Stream:
         if held is not None:
             held.news.extend(self.order.news())
             yield held
+        elif self._end[1] == self.dropped:
+            why = "".join(f" ({bad.shard}: {bad.reason})" for bad in self.order.news()[:1])
+            raise MmclError(f"data: {', '.join(str(source.shards) for source in self.sources)} hold no samples{why}.")
 
     def _taken(self) -> Iterator[_Plan]:
         """The global batches to come, as they are taken from the order."""
@@ -304,9 +313,15 @@ def _order(
     return mixture, [seed, [str(window) for window in windows], given, list(counts)]
 
 
-def _size(shard: Listed) -> int | None:
-    """Bytes of a shard, where it costs nothing to know them."""
-    return None if is_remote(shard.url) or is_pipe(shard.url) else os.path.getsize(shard.url)
+def _integer(name: str, value: Any, least: int | None = None) -> int:
+    """What can be an integer (numpy's are) as Python's own, which JSON can hold."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise MmclError(f"{name} must be an integer; got {value!r}.") from None
+    if least is not None and number < least:
+        raise MmclError(f"{name} must be {least} or more; got {number}.")
+    return number
 
 
 def _known(parts: list[Any]) -> str | None:

@@ -1,5 +1,7 @@
 """From a picture or a sound to one row of a batch."""
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -40,13 +42,15 @@ class ImageTransform(Transform):
     """
 
     def __init__(self, size: int, crop: Crop | None = None, shift: float = 0.0, exact: bool = False) -> None:
-        if size < 1 or not 0 <= shift <= 1 or (crop is not None and not 0 < crop[0] <= crop[1] <= 1):
+        shares = [1.0, 1.0] if crop is None else list(crop) if isinstance(crop, Sequence) else []
+        fits = len(shares) == 2 and 0 < shares[0] <= shares[1] <= 1
+        if not isinstance(size, int) or size < 1 or not 0 <= shift <= 1 or not fits:
             raise MmclError(
                 "ImageTransform: size must be 1 or more, crop two shares of the area (0 < least <= most <= 1) or None, "
                 f"and shift from 0 to 1; got size={size}, crop={crop}, shift={shift}."
             )
         self.size, self.shift, self.exact = size, shift, exact
-        self.crop = None if crop == (1.0, 1.0) else crop
+        self.crop: Crop | None = None if shares == [1.0, 1.0] else (shares[0], shares[1])
         self.draws = bool(self.crop or shift)
         self._memory = Memory()
 
@@ -93,7 +97,7 @@ class AudioTransform(Transform):
         short: Short = "pad",
     ) -> None:
         self.rate, self.seconds, self.crop, self.short = rate, seconds, crop, short
-        self.frames = round(rate * seconds)
+        self.frames = round(rate * seconds) if math.isfinite(rate * seconds) else 0
         if rate < 1 or self.frames < 1 or crop not in CROPS or short not in get_args(Short):
             raise MmclError(
                 f"AudioTransform: rate * seconds must give one frame or more, crop be one of {', '.join(CROPS)}, and "

@@ -58,9 +58,10 @@ class BadSamples:
         if bad > self.limit * samples:
             raise MmclError(
                 f"step {step}: of the last {samples:,} samples {bad:,} had something that cannot be used "
-                f"(here: {self.summary()}); they are listed in {self.path}. Mend the data or correct its `modalities` "
-                "(`mmcl data check` shows all of it), name modalities that may be missing as `optional`, or raise "
-                f"data.max_bad from {self.limit}; then resume with the changed recipe."
+                f"(here: {self.summary()}); they are listed in {self.path}. Correct `modalities` "
+                "(`mmcl data check` shows all of it), name those that may be missing as `optional`, or raise "
+                f"data.max_bad from {self.limit}, and resume with the changed recipe; or mend the shards, and start a "
+                "new run."
             )
 
     def totals(self) -> Counter[str]:
@@ -75,9 +76,15 @@ class BadSamples:
         """What a checkpoint keeps; a collective, in which every process gets the same."""
         return {"counts": self.totals(), "recent": self._recent, "judged": self._judged}
 
-    def restore(self, state: Mapping[str, Any], step: int) -> None:
-        """Go on from a checkpoint: what was counted so far, and the list of the steps before."""
-        self._recent, self._judged = list(state["recent"]), bool(state["judged"])
+    def restore(self, state: Mapping[str, Any], step: int, corrected: bool = False) -> None:
+        """Go on from a checkpoint: what was counted so far, and the list of the steps before.
+
+        Args:
+            state: of the checkpoint.
+            step: of the checkpoint.
+            corrected: the samples are read in another way now, so that those before say nothing of those to come.
+        """
+        self._recent, self._judged = [0, 0] if corrected else list(state["recent"]), bool(state["judged"]) or corrected
         if distributed.rank() == 0:
             self.counts = Counter(state["counts"])
             cut_back(self.path, step - 1)

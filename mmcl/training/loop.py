@@ -230,12 +230,18 @@ class Trainer:
                 "step": self.step,
                 "seconds": self.seconds,
                 "bad": bad,
+                "reading": self._reading,
                 "epoch": self.epoch,
                 "data": self.stream.state(),
             }
             files = {"weights": weights, "optimizer": optimizer, "rng": rng}
             checkpoints.write(self.run.checkpoints, self.step, files, state, self.recipe.training.keep_checkpoints)
         distributed.barrier()
+
+    @property
+    def _reading(self) -> list[list[object]]:
+        """How samples are read, which may be corrected when a run goes on."""
+        return [[source.modalities, source.optional] for source in self.recipe.data.sources]
 
     def _check_weights(self) -> None:
         """A checkpoint of broken weights would take the place of a good one."""
@@ -265,7 +271,7 @@ class Trainer:
         _restore_random_state(checkpoint.tensors("rng"), distributed.rank())
         self.stream.restore(state["data"])
         self.step, self.seconds, self.epoch = state["step"], state["seconds"], state["epoch"]
-        self.bad.restore(state["bad"], self.step)
+        self.bad.restore(state["bad"], self.step, corrected=state["reading"] != self._reading)
         self.notes.append(f"resumed from {checkpoint.path} at step {self.step}")
 
 

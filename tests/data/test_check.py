@@ -106,7 +106,11 @@ def test_a_recipe_says_what_is_checked(tmp_path: Path, tiny: Any, dirty: Path) -
     [
         ([], "say which shards"),
         (["nowhere/*.tar"], "no shards match"),
-        (["pipe:cat x", "--modality", "a=png"], "a pipe cannot be checked"),
+        (["pipe:cat x", "--modality", "a=png"], "a pipe or a compressed tar has no index"),
+        (["pipe:cat x"], "a pipe or a compressed tar has no index"),
+        (["{dirty}", "--modality", "image=png", "--json", "/nowhere/r.json"], "--json: there is no folder /nowhere"),
+        (["{dirty}", "--modality", "image=png", "--bad", "{dirty}"], "is a folder"),
+        (["{dirty}", "--modality", "image=png", "--processes", "0"], "processes must be 1 or more"),
         (["{dirty}", "--modality", "image"], "--modality is NAME=WHERE"),
         (["{dirty}", "--recipe", "glyphs/clip_tiny"], "say which shards"),
         (["{dirty}", "--modality", "image=pkl"], "would run code"),
@@ -185,3 +189,14 @@ def test_names_with_brackets_are_checked_as_they_are(tmp_path: Path) -> None:
     tar(tmp_path / "set[1].tar", [("a.txt", b"t")])
     tar(tmp_path / "set1.tar", [("b.txt", b"t"), ("c.txt", b"t")])
     assert report(tmp_path, tmp_path / "r.json", str(tmp_path / "set[1].tar"), code=None)["samples"] == 1
+
+
+def test_what_is_guessed_is_what_readers_would_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tar(tmp_path / "depth.tar", [("a.depth.png", picture(1)), ("a.jpg", b"no picture")])
+    told = report(tmp_path, tmp_path / "r.json", str(tmp_path / "depth.tar"))
+    assert told["bad_samples"] == 1
+    assert told["extensions_with_dots"] == ["depth.png"]
+    tar(tmp_path / "dots.tar", [(f"v1.{i:02d}.jpg", picture(1, "JPEG")) for i in range(10)])
+    with pytest.raises(SystemExit):
+        main(["data", "check", str(tmp_path / "dots.tar")])
+    assert "a key ends at the first dot of a name" in capsys.readouterr().err

@@ -1,8 +1,11 @@
 """What has no index, with the promises that are left."""
 
+import bz2
 import gzip
+import lzma
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,3 +149,33 @@ def test_a_pipe_is_in_no_mixture(folder: Path) -> None:
     ]
     with pytest.raises(MmclError, match="a mixture needs to know how many samples each source has"):
         Stream(weighted, batch_size=2, endless=True)
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+def test_all_members_of_a_compressed_file_are_read(folder: Path, tmp_path: Path, module: Any) -> None:
+    content = (folder / "00002.tar").read_bytes()
+    packed = tmp_path / "a.tar.gz"
+    packed.write_bytes(module.compress(content[:3000]) + module.compress(content[3000:]))
+    for shards in (str(packed), f"pipe:cat {packed}"):
+        source = Source(shards=shards, modalities={"text": "txt"})
+        assert keys(Stream(source, batch_size=4, shuffle=False)) == [f"{i:03d}" for i in range(20, 30)]
+        assert told(source) == []
+    packed.write_bytes(module.compress(content) * 2)
+    assert ["goes on after the end mark" in reason for _, _, reason in told(source)] == [True]
+
+
+def test_a_stream_without_any_sample_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(b"<html>log in</html>" * 100)
+    with pytest.raises(MmclError, match=r"a.tar.gz hold no samples \(.*a.tar.gz: pipe: it is cut or damaged"):
+        told(Source(shards=str(tmp_path / "a.tar.gz"), modalities={"text": "txt"}))
+    with pytest.raises(MmclError, match="pipe:true hold no samples"):
+        told(Source(shards="pipe:true", modalities={"text": "txt"}))
+
+
+def test_damage_in_a_pipe_is_not_the_commands_fault(folder: Path, tmp_path: Path) -> None:
+    content = bytearray((folder / "00000.tar").read_bytes() + bytes(1 << 22))
+    content[5 * 1024 : 5 * 1024 + 100] = b"x" * 100
+    (tmp_path / "a.tar").write_bytes(content)
+    source = Source(shards=f"pipe:cat {tmp_path}/a.tar", modalities={"text": "txt"})
+    ((_, key, reason),) = told(source)
+    assert (key, "damaged" in reason) == ("004", True)

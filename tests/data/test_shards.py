@@ -115,12 +115,15 @@ def test_what_lies_beside_shards_is_no_shard(tmp_path: Path) -> None:
     made = shards(tmp_path, ["train-0.tar"])
     (tmp_path / "train-0.tar.index.safetensors").touch()
     assert expand(tmp_path / "train-*") == made
+    (tmp_path / "train-1.tar.gz").touch()
+    assert expand(tmp_path / "train-*") == [*made, str(tmp_path / "train-1.tar.gz")]
 
 
 def test_a_shard_is_named_once(tmp_path: Path) -> None:
     made = shards(tmp_path, ["a.tar", "b.tar"])
-    with pytest.raises(MmclError, match=r"b.tar is named twice"):
-        find_shards([*made, made[1]])
+    for again in (made[1], f"{tmp_path}/./b.tar", f"{tmp_path}/../{tmp_path.name}//b.tar"):
+        with pytest.raises(MmclError, match=r"b.tar is named twice"):
+            find_shards([*made, again])
 
 
 def test_braces_are_balanced_and_ranges_of_pipes_are_several(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mmcl.data import Source, Stream, write_shards
+from mmcl.data.index import load_index
 from mmcl.data.source import array
 from mmcl.errors import MmclError
 from tests.data.test_index import tar
@@ -64,11 +65,11 @@ def test_wrong_arguments_are_told(shards: Path) -> None:
 import mmcl
 from mmcl.media import AudioTransform, ImageTransform
 for wrong in (
-    dict(last_batch="foo"), dict(seed="x"), dict(captions="frist"), dict(windw=3),
+    dict(last_batch="foo"), dict(seed="x"), dict(batch_size=2.5), dict(captions="frist"), dict(windw=3),
     dict(transforms=dict(txt=ImageTransform(8))),
 ):
     try:
-        mmcl.data.stream({str(shards)!r}, dict(text="txt"), batch_size=4, **wrong)
+        mmcl.data.stream({str(shards)!r}, dict(text="txt"), **dict(dict(batch_size=4), **wrong))
     except mmcl.MmclError as error:
         print(" ".join(str(error).split()))
 for wrong in (dict(crop="end"), dict(short="loop")):
@@ -82,12 +83,58 @@ for wrong in (dict(crop="end"), dict(short="loop")):
         "last_batch must be one of carry, drop, pad, keep; got 'foo'.",
         "seed must be an integer; got 'x'.",
     ]
+    assert said.pop(2) == "batch_size must be an integer; got 2.5."
     assert said[2] == "data: captions: Input should be 'first', 'random' or 'all'"
     assert said[3].startswith("data: windw: there is no such key; did you mean 'window'?")
     assert said[4:] == [
         "transforms: txt is none of the modalities; did you mean 'text'? They are: text.",
         *["AudioTransform: rate * sec"] * 2,
     ]
+
+
+def test_a_shard_of_another_size_is_noticed_before_it_was_opened(tmp_path: Path) -> None:
+    for number in range(3):
+        tar(tmp_path / f"{number}.tar", [(f"{number}{i}.txt", b"t") for i in range(6)])
+        load_index(tmp_path / f"{number}.tar")
+    s = Stream(Source(shards=str(tmp_path), modalities={"text": "txt"}, window=1), batch_size=3, shuffle=False)
+    s.samples  # noqa: B018 - counted from the stored indexes
+    tar(tmp_path / "2.tar", [(f"{i}.txt", b"t") for i in range(60)])
+    with pytest.raises(MmclError, match=r"2.tar has changed while it was in use"):
+        list(s)
+
+
+def test_a_shard_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tar(tmp_path / "a.tar", [("a.txt", b"t")])
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("mmcl.data.store.Descriptor.__init__", refuse)
+    with pytest.raises(MmclError, match=r"a.tar cannot be read: Permission denied"):
+        Stream(Source(shards=str(path), modalities={"text": "txt"}), batch_size=1)
+
+
+def test_files_without_an_extension_are_told_and_odd_captions_are_none(tmp_path: Path) -> None:
+    captions = [b'{"c": NaN}', b'{"c": true}', b'{"c": 3}', b'{"c": [null, "x"]}', b'{"c": [null]}']
+    tar(tmp_path / "a.tar", [("LICENSE", b"free"), *((f"{i}.json", c) for i, c in enumerate(captions)), ("more", b"")])
+    source = Source(shards=str(tmp_path), modalities={"text": "json:c"}, optional=["text"])
+    (batch,) = Stream(source, batch_size=5, shuffle=False)
+    assert batch["text"] == [None, None, "3", "x", None]
+    assert [(bad.key, bad.reason) for bad in batch.bad] == [
+        ("", "2 files without an extension, which nothing reads"),
+        ("0", "no text in JSON field 'c'"),
+        ("1", "no text in JSON field 'c'"),
+    ]
+
+
+@pytest.mark.parametrize("change", [{"content": []}, {"order": {"position": 3}}, {"order": None}, {"dropped": "x"}])
+def test_a_damaged_state_is_told(shards: Path, change: dict[str, object]) -> None:
+    state = stream(shards).state()
+    with pytest.raises(MmclError, match="no state of a stream"):
+        stream(shards).restore({**state, **change})
+    beyond = {**state["order"], "cursors": [[0, 0, 1_000, None]]}
+    with pytest.raises(MmclError, match="its window has no place 1000"):
+        stream(shards).restore({**state, "order": beyond})
 
 
 def test_what_is_no_state_is_told(shards: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mmcl.data import SampleWindow, Source, Stream, write_shards
+from mmcl.data.describe import describe
 from mmcl.data.remote import ShardCache
 from mmcl.errors import MmclError
 from tests.data.remote.server import Server, serving, used
@@ -133,8 +134,10 @@ def test_signatures_are_shown_nowhere_and_may_change(server: Server, local: Path
     batch = next(iter(first))
     assert len(batch.bad) == 10
     assert all("?***" in bad.shard and "hunter2" not in bad.shard for bad in batch.bad)
+    assert first.samples == SHARDS * EACH  # as the manifest says, whatever the query
+    del server.pages["/d/manifest.json"]
     with pytest.raises(MmclError, match="nothing says how many") as caught:
-        _ = first.samples
+        _ = signed("hunter2").samples
     assert "hunter2" not in str(caught.value)
     second = signed("swordfish")
     second.restore(first.state())
@@ -205,3 +208,35 @@ def test_a_cache_in_which_nothing_may_be_written_is_told(tmp_path: Path, monkeyp
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(MmclError, match=r"cache: no cache can be made here \(Permission denied\)"):
         ShardCache(tmp_path / "cache", 1000)
+
+
+def test_a_manifest_is_held_to_also_where_the_url_has_a_query(server: Server, local: Path, opened: Any) -> None:
+    publish(server, local)
+    page = server.pages["/d/00004.tar"]
+    page.data = page.data.replace(b"text 4", b"TEXT 4")
+    urls = [server.url(f"/d/{n:05d}.tar?sig=a/b") for n in range(SHARDS)]
+    with pytest.raises(MmclError, match=r"00004.tar\?\*\*\*: its sha256 is not"):
+        keys(Stream(source(urls), batch_size=8, cache=opened()))
+
+
+def test_a_page_in_the_place_of_counts_says_nothing(server: Server, local: Path, opened: Any) -> None:
+    publish(server, local)
+    for name in ("manifest.json", "sizes.json", "00000_stats.json", "00000.tar.idx", "00000.idx"):
+        server.put(f"/d/{name}", b"<html>There is no such page here.</html>" * 5)
+    with pytest.raises(MmclError, match="nothing says how many samples"):
+        assert Stream(source(server.url("/d/00000.tar")), batch_size=8, cache=opened()).samples
+
+
+def test_folders_in_folders_are_the_same_here_and_there(server: Server, tmp_path: Path, opened: Any) -> None:
+    for name in ("d", "d/b", "d/b/c"):
+        write_shards(({"__key__": f"{name[-1]}{i}", "txt": "t"} for i in range(5)), tmp_path / name)
+        (tmp_path / name / "manifest.json").unlink()
+    described = describe([str(tmp_path / "d")], processes=1)
+    assert set(described.values()) == {"indexed and described in manifest.json"}
+    assert describe([str(tmp_path / "d")], processes=1) != described
+    here = keys(Stream(source(str(tmp_path / "d")), batch_size=4, seed=1))
+    assert len(here) == 15
+    for file in (tmp_path / "d").rglob("*.*"):
+        server.put(f"/{file.relative_to(tmp_path)}", file.read_bytes())
+    assert keys(Stream(source(server.url("/d")), batch_size=4, seed=1, cache=opened())) == here
+    assert keys(Stream(source(f"{tmp_path}/d/b/../"), batch_size=4, seed=1)) == here

@@ -212,4 +212,4 @@ def test_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "is finished already" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*words[:-1], "4"])
-    assert "out was made otherwise: samples_per_shard was 3 and is 4. Remove it" in capsys.readouterr().err
+    assert "out was made otherwise: samples_per_shard was 3 and is 4. Build into" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_a_field_that_no_sample_has_stops_a_short_run_and_is_corrected_in_it(
     with pytest.raises(MmclError, match=r"step 8: of the last 256 samples 256 had .*resume with the changed recipe"):
         mmcl.train(tiny(tmp_path / "run", *wrong))
     right = [shards, "data.train.modalities.text=json:name", "training.checkpoint_every_steps=4"]
-    run = mmcl.train(tiny(tmp_path / "run", *right, "data.max_bad=0.6"), resume=True)
+    run = mmcl.train(tiny(tmp_path / "run", *right), resume=True)
     assert "json:name" in (run / "recipe.yaml").read_text()
     listed = [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()]
     assert [line["step"] for line in listed] == sorted(step for step in range(4) for _ in range(32))
@@ -69,6 +69,10 @@ def test_the_share_is_judged_across_a_resume(tmp_path: Path) -> None:
     with pytest.raises(MmclError, match=r"of the last 1,000 samples 110 had"):
         resumed.judge(20, 400, step=2)
     resumed.judge(300, 400, step=3, last=True)  # too few to tell, after a thousand that did
+    corrected = BadSamples(tmp_path / "bad.jsonl", 0.1)
+    corrected.restore(ledger.state(), step=1, corrected=True)
+    corrected.judge(20, 400, step=2)
+    corrected.judge(0, 600, step=3)
 
 
 def test_an_epoch_ends_with_a_summary(

@@ -87,7 +87,11 @@ class ShardCache:
     def close(self) -> None:
         """Stop background downloads, and those that somebody waits for; what has arrived is kept."""
         self._closed.set()
-        for thread in list(self._threads) if self._pid == os.getpid() else ():
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join(timeout=1.0)  # one that waits for a server ends by itself, within its timeout
 
     def fetch(self, url: str, sha256: str | None = None) -> Path:
