@@ -66,7 +66,7 @@ def build(
 def _unfinished_only(name: str, build: Callable[..., Any]) -> Callable[..., None]:
     """The function of a data tool as a command: ``--out`` is a folder, and one that is finished is left as it is.
 
-    What it was called with stands in ``out/build.json``, and a folder that was begun with something else is refused.
+    What it was called with stands in ``out/build.json``, and one that was made with something else is refused.
     """
     signature = inspect.signature(build)
 

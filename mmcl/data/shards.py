@@ -257,10 +257,11 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _expand_one(url: str) -> list[str]:
-    if is_pipe(url):
+    if is_stream(url):
         return [url]
     if is_remote(url):
-        if urlsplit(url).path.endswith(".tar") and not has_magic(urlsplit(url).path):
+        path = urlsplit(url).path
+        if not has_magic(path) and (path.endswith(".tar") or is_pipe(url)):
             return [url]
         folder = url.rstrip("/")
         named = [] if has_magic(url) else _numbered(folder, _remote_text) or _listed(folder, _remote_text)

@@ -116,7 +116,9 @@ def test_what_lies_beside_shards_is_no_shard(tmp_path: Path) -> None:
     (tmp_path / "train-0.tar.index.safetensors").touch()
     assert expand(tmp_path / "train-*") == made
     (tmp_path / "train-1.tar.gz").touch()
-    assert expand(tmp_path / "train-*") == [*made, str(tmp_path / "train-1.tar.gz")]
+    packed = str(tmp_path / "train-1.tar.gz")
+    assert expand(tmp_path / "train-*") == [*made, packed]
+    assert expand(tmp_path / "*.tar.gz") == expand(packed) == [packed]
 
 
 def test_a_shard_is_named_once(tmp_path: Path) -> None:
