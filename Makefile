@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := runs/demo
 DATA := data
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-slow check format clean
 
 .venv/installed: pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -26,7 +26,10 @@ demo: .venv/installed
 	$(BIN)/mmcl embed $(RUN) --shards $(DATA)/glyphs/test --out embeddings/demo
 
 test: .venv/tested
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/tested
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/tested
 	$(BIN)/ruff format --check .
