@@ -27,6 +27,7 @@ from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, put
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
 RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on
+MENDABLE = ("shards", "modalities", "optional")  # those of a source: a copy will do, since the stream knows its samples
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,7 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
     for key in ("workers", "cache", "max_bad"):
         before["data"][key] = now["data"][key]
     for one, other in zip(_sources(before), _sources(now), strict=False):
-        for key in (
-            "shards",
-            "modalities",
-            "optional",
-        ):  # a copy will do: the stream knows its samples; mistakes are mended
-            one[key] = other[key]
+        one.update({key: other[key] for key in MENDABLE})
     different = [key for key in now if key not in RESUMABLE and now[key] != before[key]]
     if different:
         raise MmclError(

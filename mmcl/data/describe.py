@@ -42,18 +42,15 @@ def describe(shards: Sequence[str], sha256: bool = False, processes: int | None 
         if said is None or isinstance(said, str):
             raise MmclError(said or f"{url}: reading it kills the process that reads it.")
         described.setdefault(Path(url).parent, []).append(said)
+    below: dict[Path, list[str]] = {folder: [] for folder in described}  # the manifest names them for remote readers
+    for folder in sorted(described):
+        above = next((parent for parent in folder.parents if parent in described), None)
+        if above is not None:
+            below[above].append(folder.relative_to(above).as_posix())
     return {
-        folder: _write(folder, sorted(said, key=lambda s: s["name"]), _below(folder, list(described)))
+        folder: _write(folder, sorted(said, key=lambda s: s["name"]), below[folder])
         for folder, said in described.items()
     }
-
-
-def _below(folder: Path, described: Sequence[Path]) -> list[str]:
-    """The described folders of which this one is the nearest above; its manifest names them for remote readers."""
-    above = [[other for other in described if other in path.parents] for path in described]
-    nearest = [max(others, key=lambda other: len(other.parts), default=None) for others in above]
-    pairs = zip(described, nearest, strict=True)
-    return sorted(path.relative_to(folder).as_posix() for path, over in pairs if over == folder)
 
 
 def _describe_one(job: tuple[str, bool]) -> "dict[str, Any] | str":

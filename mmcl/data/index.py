@@ -28,6 +28,8 @@ BLOCK = 512  # of a tar
 CACHE = "MMCL_CACHE"  # names the folder for what cannot lie beside the shards
 SHAPE = ("names", "name_ends", "first", "extension", "offset", "size")  # what the digest is of
 TENSORS = (*SHAPE, "check")
+REPEATED = "a second member of this name; the first one is used"
+NAMELESS = "{} files without an extension, which nothing reads"
 Member = tuple[int, int, int]  # offset, size, checksum of the header before it
 
 
@@ -56,7 +58,7 @@ class ShardIndex:
     def key(self, sample: int) -> str:
         """Key of a sample."""
         start = int(self.name_ends[sample - 1]) if sample else 0
-        return self.names[start : int(self.name_ends[sample])].tobytes().decode("utf-8", "backslashreplace")
+        return readable(self.names[start : int(self.name_ends[sample])].tobytes())
 
     @cached_property
     def keys(self) -> list[str]:
@@ -194,6 +196,11 @@ def _read(stored: Path, signed: str) -> ShardIndex | None:
     return index if index.digest == header["digest"] else None
 
 
+def readable(key: bytes) -> str:
+    """A key as text, whatever bytes stand in the tar."""
+    return key.decode("utf-8", "backslashreplace")
+
+
 class Header(tarfile.TarInfo):
     """A member, with the checksum of the block that says where it is."""
 
@@ -206,7 +213,7 @@ class Header(tarfile.TarInfo):
         header.check = zlib.crc32(buf)
         return header
 
-    def named(self) -> tuple[str, str] | None:
+    def named(self) -> tuple[bytes, str] | None:
         """Key and extension: the path up to the first dot of the file's name, and the rest in lower case.
 
         None where the member is a folder, or has no such name.
@@ -215,7 +222,12 @@ class Header(tarfile.TarInfo):
         stem, _, extension = name.partition(".")
         if self.isdir() or not stem or not extension:
             return None
-        return (f"{folder}/{stem}" if folder else stem), extension.lower()
+        return (f"{folder}/{stem}" if folder else stem).encode("utf-8", "surrogateescape"), extension.lower()
+
+    @property
+    def nameless(self) -> bool:
+        """Whether this is a file without an extension."""
+        return self.isfile() and "." not in self.name.rpartition("/")[2]
 
     def problem(self) -> str | None:
         """Why its content cannot be read, if so."""
@@ -230,29 +242,29 @@ class _Members:
     def __init__(self) -> None:
         self.samples: dict[bytes, dict[str, Member]] = {}
         self.problems: list[tuple[str, str]] = []
-        self.unnamed = 0  # files without an extension
+        self.nameless = 0
 
     def add(self, member: Header, size: int) -> bool:
         """Take up a member of a shard of ``size`` bytes; False where the shard is cut before its end."""
         named = member.named()
         if named is None:
-            self.unnamed += member.isfile() and "." not in member.name.rpartition("/")[2]
+            self.nameless += member.nameless
             return True
-        key, extension = named[0].encode("utf-8", "surrogateescape"), named[1]
+        key, extension = named
         if problem := member.problem():
             self.say(key, f"{extension}: {problem}")
         elif member.offset_data + member.size > size:
             self.say(key, f"{extension}: the shard is cut before the member's end")
             return False
         elif extension in self.samples.setdefault(key, {}):
-            self.say(key, f"{extension}: a second member of this name; the first one is used")
+            self.say(key, f"{extension}: {REPEATED}")
         else:
             self.samples[key][extension] = (member.offset_data, member.size, member.check)
         return True
 
     def say(self, key: bytes, reason: str) -> None:
         """Note what cannot be read."""
-        self.problems.append((key.decode("utf-8", "backslashreplace"), reason))
+        self.problems.append((readable(key), reason))
 
     @property
     def last(self) -> bytes:
@@ -261,8 +273,8 @@ class _Members:
 
     def index(self) -> ShardIndex:
         """What was collected, as arrays."""
-        if self.unnamed:
-            self.say(b"", f"{self.unnamed} files without an extension, which nothing reads")
+        if self.nameless:
+            self.say(b"", NAMELESS.format(self.nameless))
         samples = {key: members for key, members in self.samples.items() if members}
         numbers: dict[str, int] = {}
         kinds, offsets, sizes, checks, first = array("I"), array("Q"), array("Q"), array("I"), array("Q", [0])

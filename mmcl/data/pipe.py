@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 from fsspec.compression import compr
 
-from mmcl.data.index import Header, Member, walk
+from mmcl.data.index import NAMELESS, REPEATED, Header, Member, readable, walk
 from mmcl.data.order import sample_order
 from mmcl.data.pool import Cursor, OpenWindow, Pool
 from mmcl.data.shards import Listed, is_stream
@@ -204,41 +204,45 @@ def read_tar(file: io.BufferedReader, note: Callable[[str, str], None]) -> Itera
     Yields:
         Key, and an extension -> content for each member.
     """
-    key, members = "", dict[str, bytes]()
+    key, members, nameless = "", dict[str, bytes](), 0
     try:
         with _Tar.open(fileobj=file, mode="r|") as tar:
             for member in walk(tar):
                 named = member.named()
                 if named is None:
+                    nameless += member.nameless
                     continue
-                name = named[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                name = readable(named[0])
                 if name != key:
                     if members:
                         yield key, members
                     key, members = name, {}
-                _take(tar, member, members, (name, named[1]), note)
-            rest = tar.fileobj
-            assert rest is not None
-            goes_on = any([any(chunk) for chunk in iter(partial(rest.read, 1 << 20), b"")])  # a list: to its end
-            if not tar.ended:
-                note(key, "it ends without an end mark, or is damaged; samples after this one may be missing")
-            elif goes_on:
-                note("", "it goes on after the end mark of a tar; use a pipe a tar")
+                if problem := _take(tar, member, members, named[1]):
+                    note(key, f"{named[1]}: {problem}")
+            if problem := _end(tar):
+                note(key, problem)
     except DAMAGED as error:
         note(key, f"it is cut or damaged; it cannot be read beyond this sample ({type(error).__name__}: {error})")
+    if nameless:
+        note("", NAMELESS.format(nameless))
     if members:
         yield key, members
 
 
-def _take(
-    tar: _Tar, member: Header, members: dict[str, bytes], named: tuple[str, str], note: Callable[[str, str], None]
-) -> None:
-    key, extension = named
-    if problem := member.problem():
-        note(key, f"{extension}: {problem}")
-    elif extension in members:
-        note(key, f"{extension}: a second member of this name; the first one is used")
-    else:
+def _end(tar: _Tar) -> str | None:
+    """Read what follows the last member to its end, and say what is wrong with it, if anything is."""
+    assert tar.fileobj is not None
+    goes_on = any([any(chunk) for chunk in iter(partial(tar.fileobj.read, 1 << 20), b"")])  # a list: to its end
+    if not tar.ended:
+        return "it ends without an end mark, or is damaged; samples after this one may be missing"
+    return "it goes on after the end mark of a tar; use a pipe a tar" if goes_on else None
+
+
+def _take(tar: _Tar, member: Header, members: dict[str, bytes], extension: str) -> str | None:
+    """Take up a member, or say why it cannot be read."""
+    problem = member.problem() or (REPEATED if extension in members else None)
+    if problem is None:
         content = tar.extractfile(member)
         assert content is not None, member
         members[extension] = content.read()
+    return problem

@@ -46,7 +46,7 @@ class Listed:
     @property
     def shown(self) -> str:
         """Where it lies, as messages, lists of bad samples and runs may say it: a signature is a secret."""
-        return redact_text(self.url, "") if is_stream(self.url) else shown(self.url)
+        return shown(self.url)
 
     @property
     def name(self) -> str:
@@ -116,7 +116,9 @@ def indexed(listed: list[Listed]) -> list[Listed]:
 
 
 def shown(url: str) -> str:
-    """A path or a URL as messages may say it."""
+    """A path, a URL or a pipe as messages may say it."""
+    if is_stream(url):
+        return redact_text(url, "")
     return redact(url) if is_remote(url) else url
 
 

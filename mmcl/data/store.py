@@ -120,7 +120,7 @@ class ShardSet:
         Raises:
             MmclError: the shard is remote and nothing says how many it has.
         """
-        if number not in self._counts and is_remote(self.listed[number].url):
+        if number not in self._counts and is_remote(self.listed[number].url) and not self._asked:
             self._ask_beside()
         if number not in self._counts:
             listed = self.listed[number]
@@ -134,16 +134,14 @@ class ShardSet:
         return self._counts[number]
 
     def _ask_beside(self) -> None:
-        """Look for files beside remote shards that nothing else describes; once."""
-        asked = [n for n, s in enumerate(self.listed) if is_remote(s.url) and s.samples is None and not self._asked]
+        """Look for files beside remote shards that nothing else describes."""
         self._asked = True
+        asked = [n for n, s in enumerate(self.listed) if is_remote(s.url) and s.samples is None]
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-            for number, found in zip(asked, pool.map(self._described_beside, asked), strict=True):
+            answers = pool.map(lambda number: described_beside(self.listed[number], read_remote), asked)
+            for number, found in zip(asked, answers, strict=True):
                 if found.samples is not None:
                     self.listed[number], self._counts[number] = found, found.samples
-
-    def _described_beside(self, number: int) -> Listed:
-        return described_beside(self.listed[number], read_remote)
 
     def open(self, number: int) -> Shard:
         """A shard with its index; a remote one is fetched.
@@ -155,20 +153,18 @@ class ShardSet:
         try:
             self._file(number)  # an open file is not lost where a cache needs its room
             index = self._load_index(number)
-        except MmclError as error:  # which says where it lies on this machine
-            raise MmclError(str(error).replace(str(self.path(number)), listed.shown)) from None
         except OSError as error:
             raise MmclError(f"data: {listed.shown} cannot be read: {error.strerror}.") from None
-        if self.sizes[number] not in (None, _size(listed)):
+        resized = self.sizes[number] not in (None, _size(listed))
+        replaced = self._digests.setdefault(number, index.digest) != index.digest
+        if resized or (replaced and listed.digest is None):
             raise MmclError(f"data: {listed.shown} has changed while it was in use. Restore it, and resume.")
         if listed.samples is not None and listed.samples != len(index):
             raise MmclError(
                 f"data: {listed.said_by} says that {listed.name} has {listed.samples} samples, but it has "
                 f"{len(index)}. Write that file again, or remove it."
             )
-        if self._digests.setdefault(number, index.digest) != index.digest:
-            if listed.digest is None:
-                raise MmclError(f"data: {listed.shown} has changed while it was in use. Restore it, and resume.")
+        if replaced:
             raise MmclError(
                 f"data: {listed.shown} is not the shard that {listed.said_by} describes. Restore it; or remove that "
                 "file and describe the shards again: mmcl data index"
@@ -226,7 +222,14 @@ class ShardSet:
         return _persist(lambda: Descriptor(self.path(number)))
 
     def _load_index(self, number: int) -> ShardIndex:
-        return _persist(lambda: load_index(self.path(number)))
+        def load() -> ShardIndex:
+            path = self.path(number)
+            try:
+                return load_index(path)
+            except MmclError as error:  # which says where it lies on this machine
+                raise MmclError(str(error).replace(str(path), self.listed[number].shown)) from None
+
+        return _persist(load)
 
 
 def _size(listed: Listed) -> int | None:

@@ -142,9 +142,9 @@ class Stream:
         """
         try:
             self._restore(state)
+        except MmclError:
+            raise
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, MmclError):
-                raise
             raise MmclError(f"data: this is no state of a stream ({type(error).__name__}: {error}).") from None
 
     def _restore(self, state: Mapping[str, Any]) -> None:

@@ -84,7 +84,7 @@ class BadSamples:
             step: of the checkpoint.
             corrected: the samples are read in another way now, so that those before say nothing of those to come.
         """
-        self._recent, self._judged = [0, 0] if corrected else list(state["recent"]), bool(state["judged"]) or corrected
+        self._recent, self._judged = [0, 0] if corrected else list(state["recent"]), bool(state["judged"])
         if distributed.rank() == 0:
             self.counts = Counter(state["counts"])
             cut_back(self.path, step - 1)

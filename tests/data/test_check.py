@@ -144,6 +144,7 @@ def test_index_describes_folders_and_holds_shards_to_it(tmp_path: Path, capsys: 
     listed = find_shards(tmp_path)
     assert [shard.samples for shard in listed] == [3] * 4
     assert all(shard.digest and shard.sha256 and len(shard.sha256) == 64 for shard in listed)
+    assert "folders" not in json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert describe([str(tmp_path / "a")], processes=1) == {tmp_path / "a": "indexed; as manifest.json says"}
     tar(tmp_path / "a" / "1.tar", [(f"a1{i}.txt", b"tt") for i in range(4)])
     with pytest.raises(MmclError, match=r"1.tar is not what .*manifest.json says: samples, digest differ"):

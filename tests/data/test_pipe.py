@@ -142,6 +142,14 @@ def test_links_and_what_follows_many_zeros_are_told(tmp_path: Path) -> None:
     ]
 
 
+def test_files_without_an_extension_are_told(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", [("LICENSE", b"free"), ("a.txt", b"one"), ("README", b"me")])
+    source = Source(shards=f"pipe:cat {tmp_path}/a.tar", modalities={"text": "txt"})
+    assert [(key, reason) for _, key, reason in told(source)] == [
+        ("", "pipe: 2 files without an extension, which nothing reads")
+    ]
+
+
 def test_a_pipe_is_in_no_mixture(folder: Path) -> None:
     weighted = [
         Source(shards=shards, modalities={"text": "txt"}, weight=1.0, window=SampleWindow(samples=9))

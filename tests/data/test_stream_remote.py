@@ -234,6 +234,10 @@ def test_folders_in_folders_are_the_same_here_and_there(server: Server, tmp_path
     described = describe([str(tmp_path / "d")], processes=1)
     assert set(described.values()) == {"indexed and described in manifest.json"}
     assert describe([str(tmp_path / "d")], processes=1) != described
+    folders = [
+        json.loads((tmp_path / name / "manifest.json").read_text()).get("folders") for name in ("d", "d/b", "d/b/c")
+    ]
+    assert folders == [["b"], ["c"], None]
     here = keys(Stream(source(str(tmp_path / "d")), batch_size=4, seed=1))
     assert len(here) == 15
     for file in (tmp_path / "d").rglob("*.*"):

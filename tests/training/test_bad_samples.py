@@ -54,6 +54,9 @@ def test_a_field_that_no_sample_has_stops_a_short_run_and_is_corrected_in_it(
     wrong = [shards, "data.train.modalities.text=json:captoin", "training.checkpoint_every_steps=4"]
     with pytest.raises(MmclError, match=r"step 8: of the last 256 samples 256 had .*resume with the changed recipe"):
         mmcl.train(tiny(tmp_path / "run", *wrong))
+    again = [shards, "data.train.modalities.text=json:cpation", "training.checkpoint_every_steps=4"]
+    with pytest.raises(MmclError, match=r"step 8: of the last 128 samples 128 had"):
+        mmcl.train(tiny(tmp_path / "run", *again), resume=True)
     right = [shards, "data.train.modalities.text=json:name", "training.checkpoint_every_steps=4"]
     run = mmcl.train(tiny(tmp_path / "run", *right), resume=True)
     assert "json:name" in (run / "recipe.yaml").read_text()
