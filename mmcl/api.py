@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.losses import SCORES, Objective, check_objective
+from mmcl.losses import SCORES, Objective, Score, check_objective
 from mmcl.model import Encoder
 from mmcl.registry import explain
 from mmcl.runs import load
@@ -40,25 +40,29 @@ def objective(terms: Any) -> Objective:
 
 
 def score(
-    name: str, embeddings: Mapping[str, Float[Tensor, "batch dim"]], anchor: str
+    name: str | dict[str, Any], embeddings: Mapping[str, Float[Tensor, "batch dim"]], anchor: str
 ) -> Float[Tensor, "rows columns"]:
-    """Scores of every row of the anchor with every candidate, in the score's own sign.
+    """Scores of every row of the anchor with every candidate, in the score's own sign: volumes, areas and distances are
+    smaller for what is closer.
 
     Args:
-        name: of the score, as in a recipe.
-        embeddings: (batch, dim) tensors, normalised inside; the anchor and one other modality.
+        name: of the score, as in a recipe, or a mapping with its arguments.
+        embeddings: (batch, dim) tensors, normalised inside; the anchor and the modalities of its candidates.
         anchor: the modality of the rows.
 
     Raises:
         MmclError: there is no such score or anchor, or the score takes another number of modalities.
     """
-    part = SCORES.check(name)
+    made = SCORES.check(name).build()
+    assert isinstance(made, Score)
     others = [m for m in embeddings if m != anchor]
-    if anchor not in embeddings or len(others) != 1:
-        raise MmclError(
-            f"score {name!r} compares an anchor with one other modality; got {list(embeddings)} and {anchor!r}."
-        )
-    return part.build()(embeddings[anchor], embeddings[others[0]])
+    if anchor not in embeddings:
+        raise MmclError(f"score {name!r}: the anchor {anchor!r} is not among {list(embeddings)}.")
+    if not made.least <= len(others) <= (made.most or len(others)):
+        number = f"{made.least}" + ("" if made.least == made.most else " or more")
+        raise MmclError(f"score {name!r} compares an anchor with {number} other modalities; got {list(embeddings)}.")
+    scores = made(embeddings[anchor], *(embeddings[m] for m in others))
+    return -scores if made.smaller_is_closer else scores
 
 
 def evaluate(encoder: Encoder, task: str) -> dict[str, float]:

@@ -107,9 +107,10 @@ class Recipe(Spec):
     def _fits_together(self) -> "Recipe":
         self._modalities_fit()
         for number, term in enumerate(self.objective):
-            for pair in term.pairs or []:
-                if not set(pair) <= set(self.towers):
-                    raise MmclError(f"objective.{number}.pairs: {list(pair)} is not among {list(self.towers)}.")
+            try:
+                term.check(list(self.towers))
+            except MmclError as error:
+                raise MmclError(f"objective.{number}: {error}") from None
         if self.steps < 1:
             raise MmclError(
                 f"training.samples: {self.training.samples} is less than one batch of {self.data.batch_size}."

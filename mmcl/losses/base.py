@@ -1,44 +1,135 @@
 """What a score and a contrast must offer."""
 
-from dataclasses import dataclass
-from typing import Annotated, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
-from jaxtyping import Bool, Float, Int
+import torch
+from jaxtyping import Float, Shaped
 from pydantic import PlainValidator, SerializeAsAny
 from torch import Tensor
 
+from mmcl.losses.statistics import Statistic
+from mmcl.losses.temperature import TemperatureSpec
 from mmcl.registry import Part, Registry
 
+Features = tuple[Tensor, ...]
+"""What a score keeps of each row: tensors whose first dimension is the row."""
+Pull = Callable[[Tensor, Sequence[Tensor | None], Sequence[Tensor | None]], None]
 
-@runtime_checkable
-class Score(Protocol):
-    """How well an anchor and a candidate agree. Larger is closer; no temperature."""
+
+class Score(ABC):
+    """How well an anchor agrees with a candidate: one embedding of another modality, or a tuple of several.
+
+    Inside objectives larger is closer, and there is no temperature. What can be said of a row alone is done once a row
+    (`anchors`, `candidates`, by ordinary autograd); what must be done for every pair is done in `tile`, which the walk
+    calls for one tile of the matrix at a time.
+    """
+
+    most: ClassVar[int | None] = 1
+    """How many modalities a candidate may have; any number where None."""
+    least: ClassVar[int] = 1
+    smaller_is_closer: ClassVar[bool] = False
+    """Whether the paper's own score is a distance (or a volume, or an area); objectives see its negative."""
+    lowest: ClassVar[float | None] = None
+    """Smallest value that the score can have, where there is one."""
+    exact: ClassVar[bool] = False
+    """Whether the score is a difference of near numbers, so that TF32 would ruin it."""
+    view: ClassVar[Literal["pairs", "tuple", "rotating"]] = "pairs"
+    """Which score matrices there are where a recipe does not say."""
+    temperature: ClassVar[TemperatureSpec] = TemperatureSpec()
+    """Where a recipe does not say."""
+
+    @abstractmethod
+    def anchors(self, x: Float[Tensor, "rows dim"]) -> Features:
+        """What the score keeps of anchors; fp32 at least."""
+
+    @abstractmethod
+    def candidates(self, xs: Sequence[Float[Tensor, "columns dim"]]) -> Features:
+        """What the score keeps of candidates, whose modalities come in the order of the batch."""
+
+    @abstractmethod
+    def tile(self, anchors: Features, candidates: Features) -> Float[Tensor, "rows columns"]:
+        """Scores of every anchor with every candidate."""
+
+    @abstractmethod
+    def pairs(self, anchors: Features, candidates: Features) -> Float[Tensor, " rows"]:
+        """Scores of each anchor with the candidate of the same number, as exact as can be."""
+
+    def vjp(self, anchors: Features, candidates: Features) -> tuple[Float[Tensor, "rows columns"], Pull]:
+        """The tile, and what adds a gradient of it to the gradients of the features (in place; None is skipped).
+
+        This default asks autograd; a score that is worth it writes it by hand.
+        """
+        with torch.enable_grad():
+            leaves = [f.detach().requires_grad_() for f in (*anchors, *candidates)]
+            scores = self.tile(tuple(leaves[: len(anchors)]), tuple(leaves[len(anchors) :]))
+
+        def pull(g: Tensor, of_anchors: Sequence[Tensor | None], of_candidates: Sequence[Tensor | None]) -> None:
+            found = torch.autograd.grad(scores, leaves, g, allow_unused=True)
+            for sum_, part in zip((*of_anchors, *of_candidates), found, strict=True):
+                if sum_ is not None and part is not None:
+                    sum_ += part
+
+        return scores.detach(), pull
 
     def __call__(
-        self, rows: Float[Tensor, "rows dim"], columns: Float[Tensor, "columns dim"]
+        self, anchor: Float[Tensor, "rows dim"], *candidate: Float[Tensor, "columns dim"]
     ) -> Float[Tensor, "rows columns"]:
-        """Scores of every row with every column, in fp32 at least."""
-        ...
+        """All scores at once, larger is closer."""
+        return self.tile(self.anchors(anchor), self.candidates(candidate))
 
 
-@runtime_checkable
-class Contrast(Protocol):
-    """How a row of scores, divided by the temperature, becomes a loss."""
+@dataclass(frozen=True)
+class Side:
+    """What a contrast sees: the rows of a score matrix, or its columns.
 
-    def __call__(
-        self,
-        logits: Float[Tensor, "rows columns"],
-        positive: Int[Tensor, " rows"],
-        candidate: Bool[Tensor, "rows columns"],
-    ) -> Float[Tensor, " rows"]:
-        """Loss of each row.
+    A row's own candidate (its positive) stands apart from the others: `own` is its score, and the statistics are over
+    the other candidates.
+    """
+
+    own: Float[Tensor, " rows"]
+    statistics: Mapping[str, Tensor]
+    others: Shaped[Tensor, " rows"]  # how many other candidates there are
+    scale: Float[Tensor, ""] = field(default_factory=lambda: torch.ones(()))  # one over the temperature
+    bias: Float[Tensor, ""] | None = None
+    lowest: float | None = None  # smallest value of the score
+    mean: Callable[[Float[Tensor, " rows"]], Float[Tensor, ""]] = torch.mean  # over the rows of all processes that count
+
+    @property
+    def logit(self) -> Float[Tensor, " rows"]:
+        """Logit of the positive."""
+        z = self.own * self.scale
+        return z if self.bias is None else z + self.bias
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.statistics[name]
+
+
+class Contrast(ABC):
+    """How a row of logits becomes a loss."""
+
+    one_way: ClassVar[bool] = False
+    """Whether the columns would say again what the rows said, so that only the rows are asked."""
+    tempered: ClassVar[bool] = True
+    """Whether the loss has a temperature."""
+    shared: ClassVar[bool] = False
+    """Whether rows that show the same thing can be positives too (`targets: shared`)."""
+    bounded: ClassVar[bool] = False
+    """Whether it must know the smallest value of the score."""
+
+    @abstractmethod
+    def statistics(self, shared: bool) -> dict[str, Statistic]:
+        """What it must know of the other candidates of each row.
 
         Args:
-            logits: scores over the temperature.
-            positive: the column that belongs to each row.
-            candidate: which columns take part in a row; the positive always does.
+            shared: whether candidates that show the same thing as the row are positives too.
         """
-        ...
+
+    @abstractmethod
+    def __call__(self, side: Side) -> Float[Tensor, " rows"]:
+        """Loss of each row."""
 
 
 @dataclass(frozen=True)

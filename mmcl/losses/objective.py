@@ -1,19 +1,20 @@
 """Terms to a total: what the optimizer minimises."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, Field, PlainValidator, SerializeAsAny, TypeAdapter
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.base import LossOutput
-from mmcl.losses.term import Term, TermSpec
+from mmcl.losses.regularizers.base import RegularizerSpec, RegularizerTerm
+from mmcl.losses.term import ScheduledSpec, Term, TermSpec
 from mmcl.types import Embeddings
 
 
@@ -30,14 +31,23 @@ def _terms(value: Any) -> Any:
             hint = did_you_mean(value, presets())
             raise MmclError(f"no objective is called {value!r}{hint} Known: {', '.join(sorted(presets()))}.")
         value = presets()[value]
-    return [value] if isinstance(value, dict | TermSpec) else value
+    return [value] if isinstance(value, dict | ScheduledSpec) else value
 
 
-ObjectiveSpec = Annotated[list[TermSpec], BeforeValidator(_terms), Field(min_length=1)]
+def _line(value: Any) -> ScheduledSpec:
+    """One line of an objective: a regularizer, or else a contrast."""
+    if isinstance(value, ScheduledSpec):
+        return value
+    kind = RegularizerSpec if isinstance(value, dict) and "regularize" in value else TermSpec
+    return kind.model_validate(value)
+
+
+Line = Annotated[SerializeAsAny[ScheduledSpec], PlainValidator(_line)]
+ObjectiveSpec = Annotated[list[Line], BeforeValidator(_terms), Field(min_length=1)]
 """Type of a recipe's field that holds an objective."""
 
 
-def check_objective(value: Any) -> list[TermSpec]:
+def check_objective(value: Any) -> list[ScheduledSpec]:
     """Turn what a recipe says (a preset's name, one term, or a list of terms) into checked terms."""
     return TypeAdapter(ObjectiveSpec).validate_python(value)
 
@@ -53,11 +63,12 @@ class Objective(nn.Module):
         (torch.Size([]), ['cosine_softmax'])
     """
 
-    def __init__(self, terms: Sequence[TermSpec]) -> None:
+    def __init__(self, terms: Sequence[ScheduledSpec]) -> None:
         super().__init__()
-        self.terms = nn.ModuleList(Term(spec) for spec in terms)
-        titles = [spec.title for spec in terms]
+        specs = [spec for spec in terms if isinstance(spec, TermSpec | RegularizerSpec)]
+        titles = [spec.title for spec in specs]
         self.titles = [t if titles.count(t) == 1 else f"{t}_{i}" for i, t in enumerate(titles)]
+        self.terms = nn.ModuleList(spec.build() for spec in specs)
 
     def forward(
         self,
@@ -78,35 +89,32 @@ class Objective(nn.Module):
         if not isinstance(embeddings, Embeddings):
             embeddings = Embeddings.single(embeddings, present, keys)
         parts: dict[str, Tensor] = {}
-        _check_modalities(self.terms, embeddings)
+        for title, term in self:
+            try:
+                term.spec.check(list(embeddings.all))
+            except MmclError as error:
+                raise MmclError(f"objective: {title}: {error}") from None
         # a term that is switched off still touches its parameters, so that every process reduces the same gradients
         total = sum((p.sum() * 0.0 for p in self.parameters()), start=embeddings.ids.new_zeros((), dtype=torch.float32))
-        for title, term in zip(self.titles, self.terms, strict=True):
-            assert isinstance(term, Term)
-            if term.active(step):
-                part = term(embeddings)
+        for title, term in self:
+            if term.spec.active(step):
+                part = term(embeddings, step)
                 parts[title] = part.detach()
                 total = total + term.spec.weight * part
         return LossOutput(total=total, parts=parts)
 
+    def __iter__(self) -> Iterator[tuple[str, Term | RegularizerTerm]]:
+        """Terms by their titles."""
+        for title, term in zip(self.titles, self.terms, strict=True):
+            assert isinstance(term, Term | RegularizerTerm)
+            yield title, term
+
     def clamp_(self) -> None:
         """Hold every temperature inside its limits; call after each step of the optimizer."""
-        for term in self.terms:
-            assert isinstance(term, Term)
-            term.temperature.clamp_()
+        for _, term in self:
+            if term.temperature is not None:
+                term.temperature.clamp_()
 
     def temperatures(self) -> dict[str, Float[Tensor, ""]]:
-        """Temperature of each term now, detached."""
-        pairs = zip(self.titles, self.terms, strict=True)
-        return {title: term.temperature.value for title, term in pairs if isinstance(term, Term)}
-
-
-def _check_modalities(terms: nn.ModuleList, embeddings: Embeddings) -> None:
-    have = list(embeddings.local)
-    for term in terms:
-        assert isinstance(term, Term)
-        for pair in term.spec.pairs or []:
-            if not set(pair) <= set(have):
-                raise MmclError(f"objective: {term.spec.title}: the pair {list(pair)} is not among {have}.")
-    if len(have) < 2:
-        raise MmclError(f"objective: a contrast needs two modalities or more; got {have}.")
+        """Temperature of each term that has one, detached."""
+        return {title: term.temperature.value for title, term in self if term.temperature is not None}

@@ -47,9 +47,10 @@ class Temperature(nn.Module):
         else:
             self.register_buffer("log_scale", log_scale, persistent=False)
 
-    def forward(self, scores: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-        """Logits from scores."""
-        return scores * self.log_scale.exp().to(scores.dtype)
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """One over the temperature, with gradient where it is learned."""
+        return self.log_scale.exp()
 
     @torch.no_grad()
     def clamp_(self) -> None:

@@ -1,20 +1,20 @@
-"""One term of an objective: a score, a contrast and a temperature over pairs of modalities."""
+"""One term of an objective: a score, a contrast and a temperature over the matrices of a view."""
 
-from itertools import combinations
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError
-from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Score, ScorePart
+from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Features, Score, ScorePart, Side
+from mmcl.losses.statistics import Count, Statistic
 from mmcl.losses.temperature import Temperature, TemperatureSpec
-from mmcl.registry import Spec
+from mmcl.losses.views import VIEWS, Edge, View, ViewPart
+from mmcl.losses.walk import Block, Mask, Walk
+from mmcl.registry import Part, Spec
 from mmcl.types import Embeddings
-
-Pair = tuple[str, str]
 
 
 def _temperature(value: Any) -> Any:
@@ -23,20 +23,9 @@ def _temperature(value: Any) -> Any:
     return value
 
 
-class TermSpec(Spec):
-    """A term as a recipe says it."""
+class ScheduledSpec(Spec):
+    """What every line of an objective says: how much it counts, and when."""
 
-    score: ScorePart = Field(default_factory=lambda: SCORES.check("cosine"))
-    """How well two embeddings agree."""
-    contrast: ContrastPart = Field(default_factory=lambda: CONTRASTS.check("softmax"))
-    """How a row of scores becomes a loss."""
-    negatives: Literal["in_batch", "distinct"] = "in_batch"
-    """`in_batch`: every other row. `distinct`: every other row that does not show the same thing (see `identity` of a
-    data source)."""
-    pairs: list[Pair] | None = None
-    """Pairs of modalities; all pairs where nothing is said."""
-    temperature: Annotated[TemperatureSpec, BeforeValidator(_temperature)] = TemperatureSpec()
-    """A number is fixed; a mapping may learn it."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Factor of this term in the total."""
     from_step: Annotated[int, Field(ge=0)] = 0
@@ -45,12 +34,103 @@ class TermSpec(Spec):
     """First step at which it counts no more."""
 
     @model_validator(mode="after")
-    def _sense(self) -> "TermSpec":
+    def _order(self) -> "ScheduledSpec":
         if self.until_step is not None and self.until_step <= self.from_step:
             raise MmclError(f"until_step {self.until_step} is not after from_step {self.from_step}.")
-        for pair in self.pairs or []:
+        return self
+
+    @property
+    def title(self) -> str:
+        """Name of the term in logs."""
+        raise NotImplementedError
+
+    def check(self, modalities: list[str]) -> None:
+        """Refuse modalities with which the term can do nothing."""
+        raise NotImplementedError
+
+    def active(self, step: int) -> bool:
+        """Whether the term counts at a step."""
+        return self.from_step <= step and (self.until_step is None or step < self.until_step)
+
+
+class TermSpec(ScheduledSpec):
+    """A contrast as a recipe says it. `pairs: [...]` and `anchor: m` are short for a `view`."""
+
+    score: ScorePart = Field(default_factory=lambda: SCORES.check("cosine"))
+    """How well two embeddings agree."""
+    contrast: ContrastPart = Field(default_factory=lambda: CONTRASTS.check("softmax"))
+    """How a row of scores becomes a loss."""
+    targets: Literal["identity", "shared"] = "identity"
+    """Who is positive: a row's own candidate (`identity`), or every candidate that shows the same thing (`shared`; see
+    `identity` of a data source)."""
+    negatives: Literal["in_batch", "distinct"] = "in_batch"
+    """`in_batch`: every other row. `distinct`: every other row that does not show the same thing."""
+    view: ViewPart | None = Field(default=None, validate_default=True)
+    """Which score matrices there are; where nothing is said, all pairs, or what the score is made for."""
+    temperature: Annotated[TemperatureSpec | None, BeforeValidator(_temperature)] = Field(
+        default=None, validate_default=True
+    )
+    """A number is fixed; a mapping may learn it. Where nothing is said, what suits the score."""
+    block: Annotated[int, Field(ge=16)] | Literal["auto"] | None = "auto"
+    """Side of the tiles in which the score matrix is made, so that it never exists as a whole; none makes it at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _view_in_short(cls, value: Any) -> Any:
+        """`pairs` and `anchor`, as the view that they stand for."""
+        short = {"pairs", "anchor"} & set(value) if isinstance(value, dict) else set()
+        if not short:
+            return value
+        if len(short) > 1 or value.get("view") is not None:
+            raise MmclError("`pairs`, `anchor` and `view` say the same thing; give one of them.")
+        key, rest = short.pop(), {k: v for k, v in value.items() if k not in short}
+        said = rest.pop(key)
+        name = "pairs"
+        if key == "anchor":
+            name = "star" if _class(SCORES.check(rest.get("score", "cosine")), SCORES).view == "pairs" else "tuple"
+        return {**rest, "view": {"name": name, key: said}}
+
+    @field_validator("view", mode="after")
+    @classmethod
+    def _default_view(cls, value: Part | None, info: Any) -> Part | None:
+        if value is None and "score" in info.data:
+            view = _class(info.data["score"], SCORES).view
+            return None if view == "tuple" else VIEWS.check(view)
+        for pair in getattr(value, "pairs", None) or []:
             if pair[0] == pair[1]:
-                raise MmclError(f"pairs: {list(pair)} pairs a modality with itself.")
+                raise MmclError(f"{list(pair)} pairs a modality with itself.")
+        return value
+
+    @field_validator("temperature", mode="after")
+    @classmethod
+    def _default_temperature(cls, value: TemperatureSpec | None, info: Any) -> TemperatureSpec | None:
+        if not {"score", "contrast"} <= set(info.data):
+            return value  # they are told by themselves
+        contrast: type[Contrast] = _class(info.data["contrast"], CONTRASTS)
+        if contrast.tempered:
+            return value or _class(info.data["score"], SCORES).temperature
+        if value is not None:
+            raise MmclError(f"{info.data['contrast'].name} takes scores as they are and has no temperature.")
+        return None
+
+    @model_validator(mode="after")
+    def _sense(self) -> "TermSpec":
+        score: type[Score] = _class(self.score, SCORES)
+        contrast: type[Contrast] = _class(self.contrast, CONTRASTS)
+        title = f"{self.score.name} x {self.contrast.name}"
+        if self.view is None:
+            raise MmclError(f"{self.score.name} compares an anchor with a tuple; say `anchor`, or `view: rotating`.")
+        if _class(self.view, VIEWS).tuples and score.most == 1:
+            raise MmclError(f"view: {self.score.name} compares two modalities, and {self.view.name} makes tuples.")
+        if not _class(self.view, VIEWS).tuples and score.least > 1:
+            raise MmclError(f"view: {self.score.name} compares an anchor with {score.least} modalities or more at once.")
+        if contrast.bounded and score.lowest is None:
+            raise MmclError(f"{title}: {self.contrast.name} needs a score that has a smallest value.")
+        if self.targets == "shared" and not contrast.shared:
+            can = sorted(n for n, c in CONTRASTS.classes.items() if c.shared)
+            raise MmclError(f"targets: {self.contrast.name} takes one positive a row; several: {', '.join(can)}.")
+        if getattr(self.score, "shuffle", False) and (self.targets == "shared" or self.negatives == "distinct"):
+            raise MmclError(f"{title}: shuffled candidates show nothing in particular, so none shows the same thing.")
         return self
 
     @property
@@ -58,13 +138,33 @@ class TermSpec(Spec):
         """Name of the term in logs."""
         return f"{self.score.name}_{self.contrast.name}"
 
+    def check(self, modalities: list[str]) -> None:
+        """Refuse modalities with which the term can do nothing."""
+        if len(modalities) < 2:
+            raise MmclError(f"a contrast needs two modalities or more; got {modalities}.")
+        assert self.view is not None
+        view: View = self.view.build()
+        score: type[Score] = _class(self.score, SCORES)
+        for edge in view.edges(modalities):
+            if len(edge.others) < score.least or (score.most or len(edge.others)) < len(edge.others):
+                needed = f"{score.least + 1}{'' if score.least == score.most else ' or more'}"
+                raise MmclError(f"{self.score.name} is for {needed} modalities; got {modalities}.")
+
+    def build(self) -> "Term":
+        """The term."""
+        return Term(self)
+
+
+def _class(part: Part, registry: Any) -> Any:
+    return registry.classes[part.name]
+
 
 class Term(nn.Module):
-    """Symmetric contrast of pairs of modalities.
+    """A contrast over score matrices, in both directions.
 
-    Each pair (a, b) adds the mean over all rows that have both of half the loss of finding b_i among all b for a_i, and
-    half of finding a_i among all a for b_i; pairs are averaged. A pair with fewer than two such rows in the global
-    batch adds zero.
+    Each matrix adds the mean, over all rows that have all that it compares, of half the loss of finding a row's own
+    candidate among all candidates, and half of finding the candidate's own anchor among all anchors; matrices are
+    averaged. A matrix with fewer than two such rows in the global batch adds zero.
     """
 
     def __init__(self, spec: TermSpec) -> None:
@@ -72,33 +172,82 @@ class Term(nn.Module):
         self.spec = spec
         self.score: Score = spec.score.build()
         self.contrast: Contrast = spec.contrast.build()
-        self.temperature = Temperature(spec.temperature)
+        assert spec.view is not None
+        self.view: View = spec.view.build()
+        self.temperature = None if spec.temperature is None else Temperature(spec.temperature)
 
-    def active(self, step: int) -> bool:
-        """Whether the term counts at a step."""
-        return self.spec.from_step <= step and (self.spec.until_step is None or step < self.spec.until_step)
-
-    def forward(self, embeddings: Embeddings) -> Float[Tensor, ""]:
+    def forward(self, embeddings: Embeddings, step: int = 0) -> Float[Tensor, ""]:
         """This process's part of the term."""
-        pairs = self.spec.pairs or list(combinations(embeddings.local, 2))
-        return torch.stack([self._pair(embeddings, a, b) for a, b in pairs]).mean()
+        edges = self.view.edges(list(embeddings.all))
+        return torch.stack([self._edge(embeddings, edge, step + i) for i, edge in enumerate(edges)]).mean()
 
-    def _pair(self, e: Embeddings, a: str, b: str) -> Float[Tensor, ""]:
-        both = e.present[a] & e.present[b]
-        candidate = self._candidates(e, both)
-        scores = self.score(e.local[a], e.all[b])
-        # one process: the other direction's scores are the same matrix; several: local columns against all rows
-        back = scores.T if e.local[a] is e.all[a] else self.score(e.local[b], e.all[a])
-        positive = torch.arange(e.own.start, e.own.stop, device=both.device)
-        losses = [self.contrast(self.temperature(s), positive, candidate) for s in (scores, back)]
-        count = both.sum()
-        counted = both[e.own] & (count >= 2)
-        return torch.where(counted, losses[0] + losses[1], 0.0).sum() / (2 * count.clamp(min=1))
+    def _edge(self, e: Embeddings, edge: Edge, seed: int) -> Float[Tensor, ""]:
+        """One matrix: this process's rows with all columns, and all rows with this process's columns."""
+        valid = torch.stack([e.present[m] for m in (edge.anchor, *edge.others)]).all(0)
+        anchors = self.score.anchors(e.all[edge.anchor])
+        tuples = self.score.candidates([e.all[m] for m in edge.others])
+        own = _rows(anchors, e.own), _rows(tuples, e.own)
+        candidates, there = tuples, valid
+        if getattr(self.score, "shuffle", False):
+            candidates, there = self._shuffled(e, edge, valid, seed)
+        scale, bias = self._scale(anchors[0]), getattr(self.contrast, "bias", None)
+        asked = self._statistics()
+        both = not self.contrast.one_way and not getattr(self.score, "shuffle", False)
+        whole = e.own == slice(0, valid.shape[0])  # one process: both directions are one walk
+        ids = {"row_ids": e.ids[e.own], "column_ids": e.ids, "drop_same": self.spec.negatives == "distinct"}
+        mask = Mask(_partial(valid[e.own]), _partial(there), e.offset, **ids)
+        walk = Walk(self.score, mask, rows=asked, columns=asked if both and whole else {}, block=self._block)
+        found, back = walk(own[0], candidates, scale, bias)
+        if both and not whole:
+            ids |= {"row_ids": e.ids, "column_ids": e.ids[e.own]}
+            mask = Mask(_partial(valid), _partial(valid[e.own]), -e.offset, **ids)
+            _, back = Walk(self.score, mask, columns=asked, block=self._block)(anchors, own[1], scale, bias)
+        count = valid.sum()
+        counted = valid[e.own] & (count >= 2)
 
-    def _candidates(self, e: Embeddings, both: Bool[Tensor, " all_batch"]) -> Bool[Tensor, "batch all_batch"]:
-        own = e.ids[e.own]
-        candidate = both[None, :].expand(own.shape[0], -1)
+        def mean(x: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
+            return e.total(torch.where(counted, x, 0.0).sum()) / count.clamp(min=1)
+
+        score = self.score.pairs(*own)
+        others = (there.sum() - there[e.own].long()).to(score)
+        sides = [
+            Side(score, statistics, statistics.get("others in all", others), scale, bias, self.score.lowest, mean)
+            for statistics in ([found, back] if both else [found])
+        ]
+        losses = torch.stack([self.contrast(side) for side in sides]).mean(0)
+        return torch.where(counted, losses, 0.0).sum() / count.clamp(min=1)
+
+    def _statistics(self) -> dict[str, Statistic]:
+        asked = self.contrast.statistics(shared=self.spec.targets == "shared")
         if self.spec.negatives == "distinct":
-            itself = torch.eye(e.ids.shape[0], dtype=torch.bool, device=e.ids.device)[e.own]
-            candidate = candidate & ((own[:, None] != e.ids[None, :]) | itself)
-        return candidate
+            asked = {**asked, "others in all": Count()}
+        return asked
+
+    def _scale(self, like: Tensor) -> Float[Tensor, ""]:
+        if self.temperature is None:
+            return torch.ones((), dtype=like.dtype, device=like.device)
+        return self.temperature.scale.to(like.dtype)
+
+    @property
+    def _block(self) -> Block:
+        return self.spec.block
+
+    def _shuffled(
+        self, e: Embeddings, edge: Edge, valid: Bool[Tensor, " all_batch"], seed: int
+    ) -> tuple[Features, Bool[Tensor, " all_batch"]]:
+        """Candidates put together anew, the same on every process, and which of them are whole."""
+        generator = torch.Generator().manual_seed(seed)
+        orders = [
+            torch.randperm(valid.shape[0], generator=generator).to(valid.device, non_blocking=True) for _ in edge.others
+        ]
+        candidates = self.score.candidates([e.all[m][order] for m, order in zip(edge.others, orders, strict=True)])
+        return candidates, torch.stack([valid[order] for order in orders]).all(0)
+
+
+def _rows(features: Features, part: slice) -> Features:
+    return tuple(f[part] for f in features)
+
+
+def _partial(there: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"] | None:
+    """None where all is there, if that can be known without waiting for a device."""
+    return None if there.device.type == "cpu" and cast("bool", there.all().item()) else there

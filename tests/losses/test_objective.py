@@ -178,5 +178,7 @@ def test_check_objective_raises_what_a_recipe_shows() -> None:
 def test_score_is_the_matrix_of_the_anchor_against_the_others(pair: dict[str, Tensor]) -> None:
     expected = F.normalize(pair["text"], dim=-1) @ F.normalize(pair["image"], dim=-1).T
     torch.testing.assert_close(mmcl.score("cosine", pair, anchor="text"), expected)
-    with pytest.raises(MmclError, match="an anchor with one other modality"):
+    with pytest.raises(MmclError, match="the anchor 'audio' is not among"):
         mmcl.score("cosine", pair, anchor="audio")
+    with pytest.raises(MmclError, match="an anchor with 1 other"):
+        mmcl.score("kernel", {**pair, "audio": pair["text"]}, anchor="audio")

@@ -1,0 +1,1 @@
+"""What else shapes the space, beside contrasts: one regularizer a file."""

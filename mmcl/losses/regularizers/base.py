@@ -1,0 +1,94 @@
+"""What a regularizer must offer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Annotated, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PlainValidator, SerializeAsAny
+from torch import Tensor, nn
+
+from mmcl.errors import MmclError
+from mmcl.losses.term import ScheduledSpec
+from mmcl.registry import Part, Registry
+from mmcl.types import Embeddings
+
+
+class Regularizer(ABC):
+    """Something of the embeddings that should be small."""
+
+    least: ClassVar[int] = 1
+    """How many modalities there must be."""
+
+    @abstractmethod
+    def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
+        """This process's part: parts of all processes sum to the value of the global batch."""
+
+
+REGULARIZERS: Registry[Regularizer] = Registry("regularizer")
+RegularizerPart = Annotated[SerializeAsAny[Part], PlainValidator(REGULARIZERS.check)]
+
+
+class RegularizerSpec(ScheduledSpec):
+    """A regularizer as a recipe says it."""
+
+    regularize: RegularizerPart
+    """What should be small."""
+
+    @property
+    def title(self) -> str:
+        """Name in logs."""
+        return self.regularize.name
+
+    def check(self, modalities: list[str]) -> None:
+        """Refuse modalities with which it can do nothing."""
+        least = REGULARIZERS.classes[self.regularize.name].least
+        if len(modalities) < least:
+            raise MmclError(f"it compares {least} modalities; got {modalities}.")
+        said: list[str] = getattr(self.regularize, "modalities", None) or []
+        pairs: list[tuple[str, str]] = getattr(self.regularize, "pairs", None) or []
+        for m in [*said, *(m for pair in pairs for m in pair)]:
+            if m not in modalities:
+                raise MmclError(f"{m!r} is not among {modalities}.")
+        for pair in pairs:
+            if pair[0] == pair[1]:
+                raise MmclError(f"{list(pair)} pairs a modality with itself.")
+
+    def build(self) -> "RegularizerTerm":
+        """The term."""
+        return RegularizerTerm(self)
+
+
+class RegularizerTerm(nn.Module):
+    """A regularizer as a term of an objective."""
+
+    temperature = None
+
+    def __init__(self, spec: RegularizerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.regularizer: Regularizer = spec.regularize.build()
+
+    def forward(self, embeddings: Embeddings, step: int = 0) -> Float[Tensor, ""]:
+        """This process's part."""
+        return self.regularizer(embeddings)
+
+
+def share(e: Embeddings) -> float:
+    """This process's share of a number that every process computes as a whole; shares sum to one."""
+    return (e.own.stop - e.own.start) / e.ids.shape[0]
+
+
+def over_pairs(
+    e: Embeddings,
+    pairs: Sequence[tuple[str, str]] | None,
+    value: Callable[[str, str, Bool[Tensor, " all_batch"]], Float[Tensor, ""]],
+) -> Float[Tensor, ""]:
+    """Mean over pairs of modalities of a value that sees which rows have both; zero for fewer than two such rows."""
+    values = []
+    for a, b in pairs or combinations(e.all, 2):
+        both = e.present[a] & e.present[b]
+        values.append(torch.where(both.sum() >= 2, value(a, b, both), 0.0))
+    return torch.stack(values).mean()

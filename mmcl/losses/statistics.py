@@ -1,0 +1,193 @@
+"""What a contrast may ask of each row (or column) of the logits: numbers that need no more than a tile at a time.
+
+A statistic sees the logits tile by tile (`update`), ends in one number per row (`result`), and says how that number
+moves with a tile's logits (`gradient`), so the walk can throw the tiles away and make them again in backward. `plain` is
+the same number from the whole matrix at once, for autograd.
+
+Everywhere ``dim`` is the dimension that is summed over: 1 for a number per row, 0 for a number per column.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Over = Literal["others", "negatives", "positives"]
+State = tuple[Tensor, ...]
+INFINITY = float("inf")
+
+
+@dataclass(frozen=True)
+class Statistic(ABC):
+    """One number per row of the logits ``a = scale * z``; masked entries are -inf and take no part."""
+
+    scale: float = 1.0
+    """Factor of the logits."""
+    over: Over = "others"
+    """Which columns of a row: all candidates but the row's own, those that show something else, or those that show the
+    same thing and are not the row's own."""
+
+    @abstractmethod
+    def empty(self, count: int, like: Tensor) -> State:
+        """What is known before the first tile."""
+
+    @abstractmethod
+    def update(self, state: State, a: Tensor, dim: int, start: int) -> State:
+        """Take up a tile whose first summed entry is number ``start`` of the whole."""
+
+    @abstractmethod
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        """Gradient with respect to a tile of ``a``, for the gradient ``g`` of the result."""
+
+    @abstractmethod
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        """The result from the whole matrix, by ordinary operations."""
+
+    def result(self, state: State) -> Tensor:
+        """The number, once all tiles were seen."""
+        return state[0]
+
+
+@dataclass(frozen=True)
+class LogSumExp(Statistic):
+    r"""Log of the summed exponentials :math:`r = \log \sum_j e^{a_j}`; -inf where nothing takes part."""
+
+    def empty(self, count: int, like: Tensor) -> State:
+        return (like.new_full((count,), -INFINITY),)
+
+    def update(self, state: State, a: Tensor, dim: int, start: int) -> State:
+        return (torch.logaddexp(state[0], _log_sum_exp(a, dim)),)
+
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        return _softmax(a, state[0], dim).mul_(g.unsqueeze(dim))
+
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        return a.logsumexp(dim)
+
+
+@dataclass(frozen=True)
+class SoftmaxMean(Statistic):
+    r"""Mean weighted by its own softmax, :math:`e = \sum_j \mathrm{softmax}(a)_j\, a_j`; 0 where nothing takes part."""
+
+    def empty(self, count: int, like: Tensor) -> State:
+        return like.new_zeros(count), like.new_full((count,), -INFINITY)
+
+    def update(self, state: State, a: Tensor, dim: int, start: int) -> State:
+        mean, log = state
+        here = _log_sum_exp(a, dim)
+        both = torch.logaddexp(log, here)
+        part = (_softmax(a, here, dim) * _finite(a)).sum(dim)
+        return mean * _weight(log, both) + part * _weight(here, both), both
+
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        mean, log = state
+        spread = _finite(a) - mean.unsqueeze(dim)
+        return _softmax(a, log, dim).mul_(spread.add_(1)).mul_(g.unsqueeze(dim))
+
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        weights = (a - _anchored(a.logsumexp(dim)).unsqueeze(dim)).exp()
+        return (weights * _finite(a)).sum(dim)
+
+
+@dataclass(frozen=True)
+class Sum(Statistic):
+    r"""Plain sum :math:`\sum_j a_j`."""
+
+    def empty(self, count: int, like: Tensor) -> State:
+        return (like.new_zeros(count),)
+
+    def update(self, state: State, a: Tensor, dim: int, start: int) -> State:
+        return (state[0] + self.plain(a, dim),)
+
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        return torch.where(a == -INFINITY, 0.0, g.unsqueeze(dim))
+
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        return _finite(a).sum(dim)
+
+
+@dataclass(frozen=True)
+class SquareSum(Sum):
+    r"""Sum of squares :math:`\sum_j a_j^2`."""
+
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        return _finite(a).mul_(2 * g.unsqueeze(dim))
+
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        return _finite(a).square().sum(dim)
+
+
+@dataclass(frozen=True)
+class SoftplusSum(Sum):
+    r"""Sum of the binary losses of entries that should be small, :math:`\sum_j \log(1 + e^{a_j})`."""
+
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        return a.sigmoid().mul_(g.unsqueeze(dim))
+
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        return torch.nn.functional.softplus(a).sum(dim)
+
+
+@dataclass(frozen=True)
+class Count(Sum):
+    """How many entries take part."""
+
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        return torch.zeros_like(a)
+
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        return (a != -INFINITY).sum(dim).to(a.dtype)
+
+
+@dataclass(frozen=True)
+class Largest(Statistic):
+    """The k largest entries, largest first, as (rows, k); -inf where there are fewer."""
+
+    k: int = 1
+
+    def empty(self, count: int, like: Tensor) -> State:
+        index = torch.zeros(count, self.k, dtype=torch.long, device=like.device)
+        return like.new_full((count, self.k), -INFINITY), index
+
+    def update(self, state: State, a: Tensor, dim: int, start: int) -> State:
+        values, index = (a if dim == 1 else a.T).topk(min(self.k, a.shape[dim]), dim=1)
+        values, best = torch.cat([state[0], values], 1).topk(self.k, dim=1)
+        return values, torch.cat([state[1], index + start], 1).gather(1, best)
+
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        values, index = state
+        here = (index >= start) & (index < start + a.shape[dim]) & (values != -INFINITY)
+        rows = torch.zeros_like(a if dim == 1 else a.T)
+        rows.scatter_add_(1, (index - start).clamp(0, a.shape[dim] - 1), torch.where(here, g, 0.0))
+        return rows if dim == 1 else rows.T
+
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        rows = a if dim == 1 else a.T
+        missing = max(0, self.k - rows.shape[1])
+        return torch.nn.functional.pad(rows, (0, missing), value=-INFINITY).topk(self.k, dim=1).values
+
+
+def _log_sum_exp(a: Tensor, dim: int) -> Tensor:
+    largest = _anchored(a.amax(dim))
+    return (a - largest.unsqueeze(dim)).exp_().sum(dim).log_().add_(largest)
+
+
+def _softmax(a: Tensor, log: Tensor, dim: int) -> Tensor:
+    """Share of each entry in ``exp(log)``; 0 for all of an empty row."""
+    return (a - _anchored(log).unsqueeze(dim)).exp_()
+
+
+def _anchored(log: Tensor) -> Tensor:
+    """Finite also for an empty row, whose entries all are -inf: they stay so, and do not become NaN."""
+    return log.masked_fill(log == -INFINITY, 0.0)
+
+
+def _weight(part: Tensor, whole: Tensor) -> Tensor:
+    return (part - _anchored(whole)).exp()
+
+
+def _finite(a: Tensor) -> Tensor:
+    """Entries that take no part, as 0."""
+    return a.masked_fill(a == -INFINITY, 0.0)

@@ -1,0 +1,124 @@
+"""Which score matrices a term is made of: who is an anchor, and who its candidates."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Annotated, ClassVar, NamedTuple
+
+from pydantic import PlainValidator, SerializeAsAny
+
+from mmcl.errors import MmclError
+from mmcl.registry import Part, Registry
+
+
+class Edge(NamedTuple):
+    """One score matrix: rows of one modality, candidates of one or several others."""
+
+    anchor: str
+    others: tuple[str, ...]
+
+
+class View(ABC):
+    """Which score matrices there are."""
+
+    tuples: ClassVar[bool] = False
+    """Whether candidates have all modalities but the anchor's."""
+
+    @abstractmethod
+    def edges(self, modalities: Sequence[str]) -> list[Edge]:
+        """The matrices, for the modalities of a batch."""
+
+
+VIEWS: Registry[View] = Registry("view")
+ViewPart = Annotated[SerializeAsAny[Part], PlainValidator(VIEWS.check)]
+
+
+@VIEWS.register("pairs")
+class Pairs(View):
+    """Pairs of modalities, each a matrix.
+
+    Args:
+        pairs: which; all where nothing is said.
+
+    Example:
+        >>> [tuple(edge) for edge in Pairs().edges(["text", "image", "audio"])]
+        [('text', ('image',)), ('text', ('audio',)), ('image', ('audio',))]
+    """
+
+    def __init__(self, pairs: list[tuple[str, str]] | None = None) -> None:
+        self.pairs = pairs
+
+    def edges(self, modalities: Sequence[str]) -> list[Edge]:
+        """One matrix a pair."""
+        for pair in self.pairs or []:
+            if not set(pair) <= set(modalities):
+                raise MmclError(f"the pair {list(pair)} is not among {list(modalities)}.")
+        return [Edge(a, (b,)) for a, b in self.pairs or combinations(modalities, 2)]
+
+
+@VIEWS.register("star")
+class Star(View):
+    """One modality with each of the others (ImageBind).
+
+    Args:
+        anchor: the modality in the middle.
+
+    Example:
+        >>> [tuple(edge) for edge in Star("text").edges(["image", "text", "audio"])]
+        [('text', ('image',)), ('text', ('audio',))]
+    """
+
+    def __init__(self, anchor: str) -> None:
+        self.anchor = anchor
+
+    def edges(self, modalities: Sequence[str]) -> list[Edge]:
+        """One matrix for every other modality."""
+        _check_anchor(self.anchor, modalities)
+        return [Edge(self.anchor, (m,)) for m in modalities if m != self.anchor]
+
+
+@VIEWS.register("tuple")
+class Tuple(View):
+    """One modality with all others at once (GRAM).
+
+    Args:
+        anchor: the modality of the rows.
+
+    Example:
+        >>> [tuple(edge) for edge in Tuple("text").edges(["image", "text", "audio"])]
+        [('text', ('image', 'audio'))]
+    """
+
+    tuples: ClassVar[bool] = True
+
+    def __init__(self, anchor: str) -> None:
+        self.anchor = anchor
+
+    def edges(self, modalities: Sequence[str]) -> list[Edge]:
+        """One matrix."""
+        _check_anchor(self.anchor, modalities)
+        return [Edge(self.anchor, tuple(m for m in modalities if m != self.anchor))]
+
+
+@VIEWS.register("rotating")
+class Rotating(View):
+    """Every modality in its turn with all others at once (Symile; GRAM over all anchors).
+
+    Example:
+        >>> [tuple(edge) for edge in Rotating().edges(["text", "image", "audio"])][-1]
+        ('audio', ('text', 'image'))
+    """
+
+    tuples: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        pass
+
+    def edges(self, modalities: Sequence[str]) -> list[Edge]:
+        """One matrix a modality."""
+        return [Edge(a, tuple(m for m in modalities if m != a)) for a in modalities]
+
+
+def _check_anchor(anchor: str, modalities: Sequence[str]) -> None:
+    if anchor not in modalities:
+        raise MmclError(f"the anchor {anchor!r} is not among {list(modalities)}.")

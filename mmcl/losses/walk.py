@@ -1,0 +1,221 @@
+"""Statistics of all scores of rows with columns, without the matrix of these scores.
+
+The walk makes the matrix tile by tile, lets statistics see each tile, and forgets it; backward makes the tiles again. So
+memory is that of a tile, whatever the batch, for every score and every statistic, and row and column statistics cost one
+pass together. With ``block=None`` the matrix is made at once, by ordinary autograd: the same numbers, written plainly.
+
+Logits are :math:`z_{ij} = \\mathrm{scale} \\cdot s_{ij} + \\mathrm{bias}`. A row's own column is never part of a statistic:
+the score of a pair that belongs together is computed apart (`Score.pairs`), where it can be exact.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmcl.losses.base import Features, Score
+from mmcl.losses.statistics import INFINITY, Over, State, Statistic
+
+Block = int | Literal["auto"] | None
+Asked = Mapping[str, Statistic]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which entries of the matrix take part.
+
+    ``diagonal`` says that row i's own column is i + diagonal, where there is such a column. Rows and columns with equal
+    ids show the same thing; ids are only needed where somebody asks (`same`, or statistics over positives).
+    """
+
+    rows: Bool[Tensor, " rows"] | None = None  # all, where None
+    columns: Bool[Tensor, " columns"] | None = None
+    diagonal: int | None = None
+    row_ids: Int[Tensor, " rows"] | None = None
+    column_ids: Int[Tensor, " columns"] | None = None
+    drop_same: bool = False  # entries with equal ids are nobody's negatives
+
+    def hide_(self, a: Tensor, over: Over, at: tuple[int, int]) -> Tensor:
+        """Fill what takes no part in a tile that begins at ``at`` with -inf."""
+        (r, c), (height, width) = at, a.shape
+        if self.columns is not None:
+            a.masked_fill_(~self.columns[None, c : c + width], -INFINITY)
+        if self.rows is not None:
+            a.masked_fill_(~self.rows[r : r + height, None], -INFINITY)
+        if self.diagonal is not None:
+            offset = self.diagonal + r - c
+            if -height < offset < width:
+                a.diagonal(offset).fill_(-INFINITY)
+        if over != "others" or self.drop_same:
+            assert self.row_ids is not None
+            assert self.column_ids is not None
+            same = self.row_ids[r : r + height, None] == self.column_ids[None, c : c + width]
+            a.masked_fill_(~same if over == "positives" else same, -INFINITY)
+        return a
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What to compute: statistics of rows and of columns, by name."""
+
+    score: Score
+    mask: Mask = field(default_factory=Mask)
+    rows: Asked = field(default_factory=dict)
+    columns: Asked = field(default_factory=dict)
+    block: Block = "auto"
+
+    def __call__(
+        self,
+        rows: Features,
+        columns: Features,
+        scale: Float[Tensor, ""],
+        bias: Float[Tensor, ""] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Statistics of rows, and of columns.
+
+        Args:
+            rows: what the score made of the anchors.
+            columns: what the score made of the candidates.
+            scale: one over the temperature.
+            bias: added to all logits.
+        """
+        if self.block is None:
+            with _exactly(self.score, rows[0].device):
+                results = self._plain(rows, columns, scale, bias)
+        else:
+            tensors = _Tiles.apply(self, len(rows), scale, bias, *rows, *columns)
+            results = list(cast("tuple[Tensor, ...]", tensors))
+        return (
+            dict(zip(self.rows, results[: len(self.rows)], strict=True)),
+            dict(zip(self.columns, results[len(self.rows) :], strict=True)),
+        )
+
+    @property
+    def asked(self) -> list[tuple[int, Statistic]]:
+        """All statistics, with the dimension that each sums over."""
+        return [*((1, s) for s in self.rows.values()), *((0, s) for s in self.columns.values())]
+
+    def _plain(self, rows: Features, columns: Features, scale: Tensor, bias: Tensor | None) -> list[Tensor]:
+        z = self.score.tile(rows, columns) * scale
+        z = z if bias is None else z + bias
+        return [s.plain(self.mask.hide_(z * s.scale, s.over, (0, 0)), dim) for dim, s in self.asked]
+
+    def tiles(self, shape: tuple[int, int], device: torch.device) -> Iterator[tuple[slice, slice]]:
+        """The tiles of the matrix, row by row."""
+        if self.block is not None and self.block != "auto":
+            height, width = self.block, self.block
+        else:  # a tile should stay in a CPU's cache, and keep a GPU busy
+            height, width = (256, 1024) if device.type == "cpu" else (4096, 4096)
+        for r in range(0, shape[0], height):
+            for c in range(0, shape[1], width):
+                yield slice(r, min(r + height, shape[0])), slice(c, min(c + width, shape[1]))
+
+
+class _Tile:
+    """Scores of one tile, and its logits by factor and by who takes part, each made when it is first asked for."""
+
+    def __init__(self, walk: Walk, scores: Tensor, scale: Tensor, bias: Tensor | None, at: tuple[slice, slice]) -> None:
+        self.walk, self.scores, self.scale, self.bias, self.at = walk, scores, scale, bias, at
+        self.made: dict[tuple[float, Over], Tensor] = {}
+
+    def logits(self, statistic: Statistic) -> Tensor:
+        """Logits as a statistic sees them."""
+        key = statistic.scale, statistic.over
+        if key not in self.made:
+            a = self.scores * (self.scale * statistic.scale)
+            if self.bias is not None:
+                a.add_(self.bias * statistic.scale)
+            self.made[key] = self.walk.mask.hide_(a, statistic.over, (self.at[0].start, self.at[1].start))
+        return self.made[key]
+
+    def part(self, dim: int) -> slice:
+        """Which of all numbers of a statistic this tile bears on."""
+        return self.at[1 - dim]
+
+
+class _Tiles(torch.autograd.Function):
+    """The walk with recomputation; once differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, walk: Walk, split: int, scale: Tensor, bias: Tensor | None, *features: Tensor
+    ) -> tuple[Tensor, ...]:
+        rows, columns = features[:split], features[split:]
+        shape = rows[0].shape[0], columns[0].shape[0]
+        states: list[State] = [s.empty(shape[1 - dim], rows[0]) for dim, s in walk.asked]
+        with _exactly(walk.score, rows[0].device):
+            for at in walk.tiles(shape, rows[0].device):
+                scores = walk.score.tile(_cut(rows, at[0]), _cut(columns, at[1]))
+                tile = _Tile(walk, scores, scale, bias, at)
+                for number, (dim, statistic) in enumerate(walk.asked):
+                    part = tile.part(dim)
+                    old = tuple(x[part] for x in states[number])
+                    new = statistic.update(old, tile.logits(statistic), dim, at[dim].start)
+                    for whole, values in zip(states[number], new, strict=True):
+                        whole[part] = values
+        ctx.walk, ctx.split, ctx.lengths = walk, split, [len(state) for state in states]
+        ctx.save_for_backward(scale, bias, *features, *(x for state in states for x in state))
+        return tuple(s.result(state) for (_, s), state in zip(walk.asked, states, strict=True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        walk, split = ctx.walk, ctx.split
+        scale, bias, *saved = ctx.saved_tensors
+        features = saved[: len(saved) - sum(ctx.lengths)]
+        rest = iter(saved[len(features) :])
+        states = [tuple(next(rest) for _ in range(length)) for length in ctx.lengths]
+        rows, columns = features[:split], features[split:]
+        wanted = ctx.needs_input_grad[4:]
+        into = [torch.zeros_like(f) if want else None for f, want in zip(features, wanted, strict=True)]
+        shape = rows[0].shape[0], columns[0].shape[0]
+        of_scale = torch.zeros_like(scale)
+        of_bias = None if bias is None else torch.zeros_like(bias)
+        with _exactly(walk.score, rows[0].device):
+            for at in walk.tiles(shape, rows[0].device):
+                scores, pull = walk.score.vjp(_cut(rows, at[0]), _cut(columns, at[1]))
+                tile = _Tile(walk, scores, scale, bias, at)
+                g = _gradient(tile, states, grads)
+                if ctx.needs_input_grad[2]:
+                    of_scale += torch.dot(g.flatten(), scores.flatten())
+                if of_bias is not None:
+                    of_bias += g.sum()
+                pull(g.mul_(scale), _cut(into[:split], at[0]), _cut(into[split:], at[1]))
+        return None, None, of_scale, of_bias, *into
+
+
+def _gradient(tile: _Tile, states: list[State], grads: tuple[Tensor, ...]) -> Tensor:
+    """Gradient with respect to the logits of a tile."""
+    total: Tensor | None = None
+    for (dim, statistic), state, g in zip(tile.walk.asked, states, grads, strict=True):
+        part, start = tile.part(dim), tile.at[dim].start
+        cut = tuple(x[part] for x in state)
+        one = statistic.gradient(cut, tile.logits(statistic), g[part], dim, start)
+        one = one if statistic.scale == 1 else one.mul_(statistic.scale)
+        total = one if total is None else total.add_(one)
+    assert total is not None
+    return total
+
+
+def _cut(features: Any, part: slice) -> tuple[Any, ...]:
+    return tuple(None if f is None else f[part] for f in features)
+
+
+@contextmanager
+def _exactly(score: Score, device: torch.device) -> Iterator[None]:
+    """No autocast: scores are fp32 at least. Where differences of near numbers matter, no TF32 either."""
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda" or not score.exact:
+            yield
+            return
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
