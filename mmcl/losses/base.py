@@ -58,7 +58,7 @@ class Score(ABC):
         """Scores of each anchor with the candidate of the same number, as exact as can be."""
 
     def vjp(self, anchors: Features, candidates: Features) -> tuple[Float[Tensor, "rows columns"], Pull]:
-        """The tile, and what adds a gradient of it to the gradients of the features (in place; None is skipped).
+        """The tile (which the caller may overwrite), and what adds a gradient of it to the gradients of the features (in place; None is skipped).
 
         This default asks autograd; a score that is worth it writes it by hand.
         """
@@ -72,7 +72,11 @@ class Score(ABC):
                 if sum_ is not None and part is not None:
                     sum_ += part
 
-        return scores.detach(), pull
+        return scores.detach().clone(), pull
+
+    def fold(self, anchors: Features, candidates: Features, scale: Tensor) -> tuple[Features, Features] | None:
+        """Features whose scores are ``scale`` times as large, where that is cheaper than to scale every score."""
+        return None
 
     def __call__(
         self, anchor: Float[Tensor, "rows dim"], *candidate: Float[Tensor, "columns dim"]

@@ -73,7 +73,7 @@ class Walk:
         self,
         rows: Features,
         columns: Features,
-        scale: Float[Tensor, ""],
+        scale: Float[Tensor, ""] | None = None,
         bias: Float[Tensor, ""] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Statistics of rows, and of columns.
@@ -81,9 +81,12 @@ class Walk:
         Args:
             rows: what the score made of the anchors.
             columns: what the score made of the candidates.
-            scale: one over the temperature.
+            scale: one over the temperature; one where nothing is said.
             bias: added to all logits.
         """
+        folded = self.score.fold(rows, columns, scale)
+        if folded is not None:
+            (rows, columns), scale = folded, None
         if self.block is None:
             with _exactly(self.score, rows[0].device):
                 results = self._plain(rows, columns, scale, bias)
@@ -100,8 +103,9 @@ class Walk:
         """All statistics, with the dimension that each sums over."""
         return [*((1, s) for s in self.rows.values()), *((0, s) for s in self.columns.values())]
 
-    def _plain(self, rows: Features, columns: Features, scale: Tensor, bias: Tensor | None) -> list[Tensor]:
-        z = self.score.tile(rows, columns) * scale
+    def _plain(self, rows: Features, columns: Features, scale: Tensor | None, bias: Tensor | None) -> list[Tensor]:
+        z = self.score.tile(rows, columns)
+        z = z if scale is None else z * scale
         z = z if bias is None else z + bias
         return [s.plain(self.mask.hide_(z * s.scale, s.over, (0, 0)), dim) for dim, s in self.asked]
 
@@ -110,7 +114,7 @@ class Walk:
         if self.block is not None and self.block != "auto":
             height, width = self.block, self.block
         else:  # a tile should stay in a CPU's cache, and keep a GPU busy
-            height, width = (256, 1024) if device.type == "cpu" else (4096, 4096)
+            height, width = (512, 512) if device.type == "cpu" else (4096, 4096)
         for r in range(0, shape[0], height):
             for c in range(0, shape[1], width):
                 yield slice(r, min(r + height, shape[0])), slice(c, min(c + width, shape[1]))
@@ -119,19 +123,24 @@ class Walk:
 class _Tile:
     """Scores of one tile, and its logits by factor and by who takes part, each made when it is first asked for."""
 
-    def __init__(self, walk: Walk, scores: Tensor, scale: Tensor, bias: Tensor | None, at: tuple[slice, slice]) -> None:
+    def __init__(
+        self, walk: Walk, scores: Tensor, scale: Tensor | None, bias: Tensor | None, at: tuple[slice, slice]
+    ) -> None:
         self.walk, self.scores, self.scale, self.bias, self.at = walk, scores, scale, bias, at
         self.made: dict[tuple[float, Over], Tensor] = {}
+        self.once = scale is None and bias is None and {(s.scale, s.over) for _, s in walk.asked} == {(1.0, "others")}
 
     def logits(self, statistic: Statistic) -> Tensor:
         """Logits as a statistic sees them."""
         key = statistic.scale, statistic.over
         if key not in self.made:
-            a = self.scores * (self.scale * statistic.scale)
-            if self.bias is not None:
-                a.add_(self.bias * statistic.scale)
+            a = self.scores if self.once else self._scaled(statistic.scale)
             self.made[key] = self.walk.mask.hide_(a, statistic.over, (self.at[0].start, self.at[1].start))
         return self.made[key]
+
+    def _scaled(self, factor: float) -> Tensor:
+        a = self.scores * (factor if self.scale is None else self.scale * factor)
+        return a if self.bias is None else a.add_(self.bias * factor)
 
     def part(self, dim: int) -> slice:
         """Which of all numbers of a statistic this tile bears on."""
@@ -143,7 +152,7 @@ class _Tiles(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, walk: Walk, split: int, scale: Tensor, bias: Tensor | None, *features: Tensor
+        ctx: Any, walk: Walk, split: int, scale: Tensor | None, bias: Tensor | None, *features: Tensor
     ) -> tuple[Tensor, ...]:
         rows, columns = features[:split], features[split:]
         shape = rows[0].shape[0], columns[0].shape[0]
@@ -174,18 +183,19 @@ class _Tiles(torch.autograd.Function):
         wanted = ctx.needs_input_grad[4:]
         into = [torch.zeros_like(f) if want else None for f, want in zip(features, wanted, strict=True)]
         shape = rows[0].shape[0], columns[0].shape[0]
-        of_scale = torch.zeros_like(scale)
+        of_scale = None if scale is None else torch.zeros_like(scale)
         of_bias = None if bias is None else torch.zeros_like(bias)
         with _exactly(walk.score, rows[0].device):
             for at in walk.tiles(shape, rows[0].device):
                 scores, pull = walk.score.vjp(_cut(rows, at[0]), _cut(columns, at[1]))
                 tile = _Tile(walk, scores, scale, bias, at)
                 g = _gradient(tile, states, grads)
-                if ctx.needs_input_grad[2]:
-                    of_scale += torch.dot(g.flatten(), scores.flatten())
                 if of_bias is not None:
                     of_bias += g.sum()
-                pull(g.mul_(scale), _cut(into[:split], at[0]), _cut(into[split:], at[1]))
+                if of_scale is not None:
+                    of_scale += torch.dot(g.flatten(), scores.flatten())
+                    g.mul_(scale)
+                pull(g, _cut(into[:split], at[0]), _cut(into[split:], at[1]))
         return None, None, of_scale, of_bias, *into
 
 

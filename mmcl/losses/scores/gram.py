@@ -122,6 +122,10 @@ class Gram(Score):
 
         return height * -volume, pull
 
+    def fold(self, anchors: Features, candidates: Features, scale: Tensor) -> tuple[Features, Features]:
+        """Larger volumes of the candidates themselves."""
+        return anchors, (candidates[0] * scale, *candidates[1:])
+
 
 @SCORES.register("span")
 class Span(Gram):
