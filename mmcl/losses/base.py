@@ -34,6 +34,8 @@ class Score(ABC):
     """Whether the paper's own score is a distance (or a volume, or an area); objectives see its negative."""
     lowest: ClassVar[float | None] = None
     """Smallest value that the score can have, where there is one."""
+    block: ClassVar[int] = 1024
+    """Side of the tiles on a CPU: what a tile keeps should stay in its cache."""
     exact: ClassVar[bool] = False
     """Whether the score is a difference of near numbers, so that TF32 would ruin it."""
     view: ClassVar[Literal["pairs", "tuple", "rotating"]] = "pairs"
@@ -58,7 +60,7 @@ class Score(ABC):
         """Scores of each anchor with the candidate of the same number, as exact as can be."""
 
     def vjp(self, anchors: Features, candidates: Features) -> tuple[Float[Tensor, "rows columns"], Pull]:
-        """The tile (which the caller may overwrite), and what adds a gradient of it to the gradients of the features (in place; None is skipped).
+        """The tile, and what adds a gradient of it to the gradients of the features (in place; None is skipped).
 
         This default asks autograd; a score that is worth it writes it by hand.
         """
@@ -72,11 +74,7 @@ class Score(ABC):
                 if sum_ is not None and part is not None:
                     sum_ += part
 
-        return scores.detach().clone(), pull
-
-    def fold(self, anchors: Features, candidates: Features, scale: Tensor) -> tuple[Features, Features] | None:
-        """Features whose scores are ``scale`` times as large, where that is cheaper than to scale every score."""
-        return None
+        return scores.detach(), pull
 
     def __call__(
         self, anchor: Float[Tensor, "rows dim"], *candidate: Float[Tensor, "columns dim"]

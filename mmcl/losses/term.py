@@ -1,5 +1,6 @@
 """One term of an objective: a score, a contrast and a temperature over the matrices of a view."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -12,9 +13,12 @@ from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Features
 from mmcl.losses.statistics import Count, Statistic
 from mmcl.losses.temperature import Temperature, TemperatureSpec
 from mmcl.losses.views import VIEWS, Edge, View, ViewPart
-from mmcl.losses.walk import Block, Mask, Walk
+from mmcl.losses.walk import Mask, Walk
 from mmcl.registry import Part, Spec
 from mmcl.types import Embeddings
+
+COUNTED = "candidates that are not left out"  # a statistic of the term's own
+_Who = tuple[Tensor | None, Tensor]  # which rows are there, and what they show
 
 
 def _temperature(value: Any) -> Any:
@@ -186,41 +190,41 @@ class Term(nn.Module):
         valid = torch.stack([e.present[m] for m in (edge.anchor, *edge.others)]).all(0)
         anchors = self.score.anchors(e.all[edge.anchor])
         tuples = self.score.candidates([e.all[m] for m in edge.others])
-        own = _rows(anchors, e.own), _rows(tuples, e.own)
-        candidates, there = tuples, valid
-        if getattr(self.score, "shuffle", False):
+        shuffle, candidates, there = getattr(self.score, "shuffle", False), tuples, valid
+        if shuffle:
             candidates, there = self._shuffled(e, edge, valid, seed)
         scale, bias = self._scale(anchors[0]), getattr(self.contrast, "bias", None)
         asked = self._statistics()
-        both = not self.contrast.one_way and not getattr(self.score, "shuffle", False)
+        both = not self.contrast.one_way and not shuffle
         whole = e.own == slice(0, valid.shape[0])  # one process: both directions are one walk
-        ids = {"row_ids": e.ids[e.own], "column_ids": e.ids, "drop_same": self.spec.negatives == "distinct"}
-        mask = Mask(_partial(valid[e.own]), _partial(there), e.offset, **ids)
-        walk = Walk(self.score, mask, rows=asked, columns=asked if both and whole else {}, block=self._block)
-        found, back = walk(own[0], candidates, scale, bias)
+        own, every = (_partial(valid[e.own]), e.ids[e.own]), (_partial(there), e.ids)
+        walk = Walk(self.score, self._mask(own, every, e.offset), rows=asked, own=not shuffle, block=self.spec.block)
+        if both and whole:
+            walk = replace(walk, columns=asked)
+        found = walk(_rows(anchors, e.own), candidates, scale, bias)
+        score = self.score.pairs(_rows(anchors, e.own), _rows(tuples, e.own)) if found.own is None else found.own
+        sides = [found.rows, found.columns] if both else [found.rows]
         if both and not whole:
-            ids |= {"row_ids": e.ids, "column_ids": e.ids[e.own]}
-            mask = Mask(_partial(valid), _partial(valid[e.own]), -e.offset, **ids)
-            _, back = Walk(self.score, mask, columns=asked, block=self._block)(anchors, own[1], scale, bias)
+            walk = Walk(self.score, self._mask(every, own, -e.offset), columns=asked, block=self.spec.block)
+            sides[1] = walk(anchors, _rows(candidates, e.own), scale, bias).columns
         count = valid.sum()
         counted = valid[e.own] & (count >= 2)
 
         def mean(x: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
             return e.total(torch.where(counted, x, 0.0).sum()) / count.clamp(min=1)
 
-        score = self.score.pairs(*own)
         others = (there.sum() - there[e.own].long()).to(score)
-        sides = [
-            Side(score, statistics, statistics.get("others in all", others), scale, bias, self.score.lowest, mean)
-            for statistics in ([found, back] if both else [found])
+        losses = [
+            self.contrast(Side(score, side, side.pop(COUNTED, others), scale, bias, self.score.lowest, mean))
+            for side in sides
         ]
-        losses = torch.stack([self.contrast(side) for side in sides]).mean(0)
+        losses = torch.stack(losses).mean(0)
         return torch.where(counted, losses, 0.0).sum() / count.clamp(min=1)
 
     def _statistics(self) -> dict[str, Statistic]:
         asked = self.contrast.statistics(shared=self.spec.targets == "shared")
         if self.spec.negatives == "distinct":
-            asked = {**asked, "others in all": Count()}
+            asked = {**asked, COUNTED: Count()}
         return asked
 
     def _scale(self, like: Tensor) -> Float[Tensor, ""]:
@@ -228,9 +232,9 @@ class Term(nn.Module):
             return torch.ones((), dtype=like.dtype, device=like.device)
         return self.temperature.scale.to(like.dtype)
 
-    @property
-    def _block(self) -> Block:
-        return self.spec.block
+    def _mask(self, rows: "_Who", columns: "_Who", diagonal: int) -> Mask:
+        distinct = self.spec.negatives == "distinct"
+        return Mask(rows[0], columns[0], diagonal, rows[1], columns[1], drop_same=distinct)
 
     def _shuffled(
         self, e: Embeddings, edge: Edge, valid: Bool[Tensor, " all_batch"], seed: int

@@ -5,13 +5,13 @@ memory is that of a tile, whatever the batch, for every score and every statisti
 pass together. With ``block=None`` the matrix is made at once, by ordinary autograd: the same numbers, written plainly.
 
 Logits are :math:`z_{ij} = \\mathrm{scale} \\cdot s_{ij} + \\mathrm{bias}`. A row's own column is never part of a statistic:
-the score of a pair that belongs together is computed apart (`Score.pairs`), where it can be exact.
+the score of a pair that belongs together is computed apart (`Score.pairs`), where it can be exact, a few rows at a time.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -59,43 +59,51 @@ class Mask:
         return a
 
 
+class Found(NamedTuple):
+    """What a walk found."""
+
+    own: Float[Tensor, " rows"] | None  # scores of the rows with their own columns
+    rows: dict[str, Tensor]
+    columns: dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Walk:
-    """What to compute: statistics of rows and of columns, by name."""
+    """What to compute: statistics of rows and of columns, by name, and the scores of rows with their own columns."""
 
     score: Score
     mask: Mask = field(default_factory=Mask)
     rows: Asked = field(default_factory=dict)
     columns: Asked = field(default_factory=dict)
+    own: bool = False  # every row must have a column of its own then
     block: Block = "auto"
 
     def __call__(
         self,
         rows: Features,
         columns: Features,
-        scale: Float[Tensor, ""] | None = None,
+        scale: Float[Tensor, ""],
         bias: Float[Tensor, ""] | None = None,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Statistics of rows, and of columns.
+    ) -> Found:
+        """Make all tiles.
 
         Args:
             rows: what the score made of the anchors.
             columns: what the score made of the candidates.
-            scale: one over the temperature; one where nothing is said.
+            scale: one over the temperature.
             bias: added to all logits.
         """
-        folded = self.score.fold(rows, columns, scale)
-        if folded is not None:
-            (rows, columns), scale = folded, None
         if self.block is None:
             with _exactly(self.score, rows[0].device):
                 results = self._plain(rows, columns, scale, bias)
         else:
-            tensors = _Tiles.apply(self, len(rows), scale, bias, *rows, *columns)
-            results = list(cast("tuple[Tensor, ...]", tensors))
-        return (
-            dict(zip(self.rows, results[: len(self.rows)], strict=True)),
-            dict(zip(self.columns, results[len(self.rows) :], strict=True)),
+            results = list(cast("tuple[Tensor, ...]", _Tiles.apply(self, len(rows), scale, bias, *rows, *columns)))
+        own = results.pop(0) if self.own else None
+        split = len(self.rows)
+        return Found(
+            own,
+            dict(zip(self.rows, results[:split], strict=True)),
+            dict(zip(self.columns, results[split:], strict=True)),
         )
 
     @property
@@ -103,44 +111,45 @@ class Walk:
         """All statistics, with the dimension that each sums over."""
         return [*((1, s) for s in self.rows.values()), *((0, s) for s in self.columns.values())]
 
-    def _plain(self, rows: Features, columns: Features, scale: Tensor | None, bias: Tensor | None) -> list[Tensor]:
-        z = self.score.tile(rows, columns)
-        z = z if scale is None else z * scale
+    def _plain(self, rows: Features, columns: Features, scale: Tensor, bias: Tensor | None) -> list[Tensor]:
+        z = self.score.tile(rows, columns) * scale
         z = z if bias is None else z + bias
-        return [s.plain(self.mask.hide_(z * s.scale, s.over, (0, 0)), dim) for dim, s in self.asked]
+        own = [self.score.pairs(rows, _cut(columns, self.own_columns(slice(0, z.shape[0]))))] if self.own else []
+        return [*own, *(s.plain(self.mask.hide_(z * s.scale, s.over, (0, 0)), dim) for dim, s in self.asked)]
+
+    def own_columns(self, rows: slice) -> slice:
+        """The columns that belong to some rows."""
+        assert self.mask.diagonal is not None
+        return slice(rows.start + self.mask.diagonal, rows.stop + self.mask.diagonal)
 
     def tiles(self, shape: tuple[int, int], device: torch.device) -> Iterator[tuple[slice, slice]]:
         """The tiles of the matrix, row by row."""
-        if self.block is not None and self.block != "auto":
-            height, width = self.block, self.block
-        else:  # a tile should stay in a CPU's cache, and keep a GPU busy
-            height, width = (512, 512) if device.type == "cpu" else (4096, 4096)
-        for r in range(0, shape[0], height):
-            for c in range(0, shape[1], width):
-                yield slice(r, min(r + height, shape[0])), slice(c, min(c + width, shape[1]))
+        side = self.block
+        if side is None or side == "auto":  # a tile should stay in a CPU's cache, and keep a GPU busy
+            side = self.score.block if device.type == "cpu" else 4096
+        for r in range(0, shape[0], side):
+            for c in range(0, shape[1], side):
+                yield slice(r, min(r + side, shape[0])), slice(c, min(c + side, shape[1]))
 
 
 class _Tile:
     """Scores of one tile, and its logits by factor and by who takes part, each made when it is first asked for."""
 
     def __init__(
-        self, walk: Walk, scores: Tensor, scale: Tensor | None, bias: Tensor | None, at: tuple[slice, slice]
+        self, walk: Walk, scores: Tensor, scale: Tensor, bias: Tensor | None, at: tuple[slice, slice]
     ) -> None:
         self.walk, self.scores, self.scale, self.bias, self.at = walk, scores, scale, bias, at
         self.made: dict[tuple[float, Over], Tensor] = {}
-        self.once = scale is None and bias is None and {(s.scale, s.over) for _, s in walk.asked} == {(1.0, "others")}
 
     def logits(self, statistic: Statistic) -> Tensor:
         """Logits as a statistic sees them."""
         key = statistic.scale, statistic.over
         if key not in self.made:
-            a = self.scores if self.once else self._scaled(statistic.scale)
+            a = self.scores * (self.scale * statistic.scale)
+            if self.bias is not None:
+                a.add_(self.bias * statistic.scale)
             self.made[key] = self.walk.mask.hide_(a, statistic.over, (self.at[0].start, self.at[1].start))
         return self.made[key]
-
-    def _scaled(self, factor: float) -> Tensor:
-        a = self.scores * (factor if self.scale is None else self.scale * factor)
-        return a if self.bias is None else a.add_(self.bias * factor)
 
     def part(self, dim: int) -> slice:
         """Which of all numbers of a statistic this tile bears on."""
@@ -152,7 +161,7 @@ class _Tiles(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, walk: Walk, split: int, scale: Tensor | None, bias: Tensor | None, *features: Tensor
+        ctx: Any, walk: Walk, split: int, scale: Tensor, bias: Tensor | None, *features: Tensor
     ) -> tuple[Tensor, ...]:
         rows, columns = features[:split], features[split:]
         shape = rows[0].shape[0], columns[0].shape[0]
@@ -167,9 +176,11 @@ class _Tiles(torch.autograd.Function):
                     new = statistic.update(old, tile.logits(statistic), dim, at[dim].start)
                     for whole, values in zip(states[number], new, strict=True):
                         whole[part] = values
+            own = [walk.score.pairs(*_own(walk, r, rows, columns)) for r in _chunks(walk, shape[0])]
         ctx.walk, ctx.split, ctx.lengths = walk, split, [len(state) for state in states]
         ctx.save_for_backward(scale, bias, *features, *(x for state in states for x in state))
-        return tuple(s.result(state) for (_, s), state in zip(walk.asked, states, strict=True))
+        results = [s.result(state) for (_, s), state in zip(walk.asked, states, strict=True)]
+        return tuple([torch.cat(own), *results] if walk.own else results)
 
     @staticmethod
     @once_differentiable
@@ -183,20 +194,45 @@ class _Tiles(torch.autograd.Function):
         wanted = ctx.needs_input_grad[4:]
         into = [torch.zeros_like(f) if want else None for f, want in zip(features, wanted, strict=True)]
         shape = rows[0].shape[0], columns[0].shape[0]
-        of_scale = None if scale is None else torch.zeros_like(scale)
+        of_scale = torch.zeros_like(scale)
         of_bias = None if bias is None else torch.zeros_like(bias)
+        of_own, grads = (grads[0], grads[1:]) if walk.own else (None, grads)
         with _exactly(walk.score, rows[0].device):
+            for r in _chunks(walk, shape[0]):
+                assert of_own is not None
+                _add_pairs(walk, r, (rows, columns), (into[:split], into[split:]), of_own[r])
             for at in walk.tiles(shape, rows[0].device):
                 scores, pull = walk.score.vjp(_cut(rows, at[0]), _cut(columns, at[1]))
                 tile = _Tile(walk, scores, scale, bias, at)
                 g = _gradient(tile, states, grads)
                 if of_bias is not None:
                     of_bias += g.sum()
-                if of_scale is not None:
+                if ctx.needs_input_grad[2]:
                     of_scale += torch.dot(g.flatten(), scores.flatten())
-                    g.mul_(scale)
-                pull(g, _cut(into[:split], at[0]), _cut(into[split:], at[1]))
+                pull(g.mul_(scale), _cut(into[:split], at[0]), _cut(into[split:], at[1]))
         return None, None, of_scale, of_bias, *into
+
+
+def _chunks(walk: Walk, rows: int, length: int = 1024) -> list[slice]:
+    """Rows whose own scores are computed at once."""
+    return [slice(r, min(r + length, rows)) for r in range(0, rows, length)] if walk.own else []
+
+
+def _own(walk: Walk, r: slice, rows: Any, columns: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return _cut(rows, r), _cut(columns, walk.own_columns(r))
+
+
+def _add_pairs(walk: Walk, r: slice, features: Any, into: Any, g: Tensor) -> None:
+    """Add the gradient of some rows' own scores to those of the features."""
+    parts = _own(walk, r, *features)
+    with torch.enable_grad():
+        leaves = [tuple(f.detach().requires_grad_() for f in part) for part in parts]
+        scores = walk.score.pairs(*leaves)
+    found = torch.autograd.grad(scores, [*leaves[0], *leaves[1]], g, allow_unused=True)
+    sums = _own(walk, r, *into)
+    for sum_, part in zip([*sums[0], *sums[1]], found, strict=True):
+        if sum_ is not None and part is not None:
+            sum_ += part
 
 
 def _gradient(tile: _Tile, states: list[State], grads: tuple[Tensor, ...]) -> Tensor:

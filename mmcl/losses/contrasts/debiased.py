@@ -54,7 +54,7 @@ class Debiased(Contrast):
     def __call__(self, side: Side) -> Float[Tensor, " rows"]:
         """Loss of each row; zero for a row without others."""
         assert side.lowest is not None
-        z, alone = side.logit, side.others == 0
+        z, alone = side.logit, side["others"] == float("-inf")
         count = side.others.clamp(min=1).log()
         mean = side["others"].masked_fill(alone, 0.0) - count
         smallest = (side.lowest * side.scale).expand_as(z)

@@ -56,7 +56,7 @@ class HardNegative(Contrast):
 
     def __call__(self, side: Side) -> Float[Tensor, " rows"]:
         """Loss of each row; that of its positive alone for a row without others."""
-        alone = side.others == 0
+        alone = side["up"] == float("-inf")
         up, down = side["up"].masked_fill(alone, 0.0), side["down"].masked_fill(alone, 0.0)
         negatives = up - down
         if self.detach:  # of log sum w e^z only e^z moves: with softmax((1 + beta) z) as its weights

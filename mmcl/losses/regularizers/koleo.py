@@ -51,8 +51,8 @@ class Koleo(Regularizer):
         cosine, valid = Cosine(), e.present[modality]
         (x,) = cosine.anchors(e.all[modality])
         walk = Walk(cosine, Mask(columns=valid, diagonal=e.offset), rows={"nearest": Largest(k=1)})
-        found, _ = walk((x[e.own],), (x,), torch.ones((), dtype=x.dtype, device=x.device))
-        nearest = found["nearest"].squeeze(-1)
+        found = walk((x[e.own],), (x,), torch.ones((), dtype=x.dtype, device=x.device))
+        nearest = found.rows["nearest"].squeeze(-1)
         counted = valid[e.own] & (nearest != float("-inf"))
         distance = floored_sqrt(2 - 2 * torch.where(counted, nearest, 0.0), FLOOR)
         return -torch.where(counted, distance.log(), 0.0).sum() / valid.sum().clamp(min=1)

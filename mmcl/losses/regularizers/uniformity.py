@@ -99,9 +99,9 @@ def potential(e: Embeddings, a: str, b: str, valid: Bool[Tensor, " all_batch"], 
     rows, columns = cosine.anchors(e.all[a]), cosine.candidates([e.all[b]])
     mask = Mask(rows=valid[e.own], columns=valid, diagonal=e.offset)
     scale = torch.full((), 2 * t, dtype=rows[0].dtype, device=valid.device)
-    found, _ = Walk(cosine, mask, rows={"log": LogSumExp()})((rows[0][e.own],), columns, scale)
+    found = Walk(cosine, mask, rows={"log": LogSumExp()})((rows[0][e.own],), columns, scale)
     # a potential is at most e^2t: its sum may stand outside a logarithm, where processes can add theirs
-    total = e.total(torch.where(valid[e.own], found["log"].exp(), 0.0).sum())
+    total = e.total(torch.where(valid[e.own], found.rows["log"].exp(), 0.0).sum())
     count = valid.sum()
     enough = count >= 2
     mean = torch.where(enough, total, 1.0).log() - (count * (count - 1)).clamp(min=1).log()

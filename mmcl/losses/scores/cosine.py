@@ -73,7 +73,3 @@ class Cosine(Score):
                 of_candidates[0].addmm_(g.T, x)
 
         return x @ y.T, pull
-
-    def fold(self, anchors: Features, candidates: Features, scale: Tensor) -> tuple[Features, Features]:
-        """Longer anchors."""
-        return (anchors[0] * scale,), candidates

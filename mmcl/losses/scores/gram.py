@@ -51,6 +51,7 @@ class Gram(Score):
     most: ClassVar[int | None] = None
     smaller_is_closer: ClassVar[bool] = True
     lowest: ClassVar[float | None] = -1.0
+    block: ClassVar[int] = 512  # a tile keeps a product a vector
     exact: ClassVar[bool] = True
     view: ClassVar[Literal["pairs", "tuple", "rotating"]] = "tuple"
     # volumes of four and more modalities that agree lie near one another: the temperature must be free to fall
@@ -121,10 +122,6 @@ class Gram(Score):
                     of_q.addmm_(product.T, t, alpha=-2)
 
         return height * -volume, pull
-
-    def fold(self, anchors: Features, candidates: Features, scale: Tensor) -> tuple[Features, Features]:
-        """Larger volumes of the candidates themselves."""
-        return anchors, (candidates[0] * scale, *candidates[1:])
 
 
 @SCORES.register("span")

@@ -70,7 +70,3 @@ class Symile(Score):
     def vjp(self, anchors: Features, candidates: Features) -> tuple[Float[Tensor, "rows columns"], Pull]:
         """As for cosines."""
         return Cosine().vjp(anchors, candidates)
-
-    def fold(self, anchors: Features, candidates: Features, scale: Tensor) -> tuple[Features, Features]:
-        """Longer anchors."""
-        return (anchors[0] * scale,), candidates
