@@ -97,7 +97,9 @@ class Side:
     scale: Float[Tensor, ""] = field(default_factory=lambda: torch.ones(()))  # one over the temperature
     bias: Float[Tensor, ""] | None = None
     lowest: float | None = None  # smallest value of the score
-    mean: Callable[[Float[Tensor, " rows"]], Float[Tensor, ""]] = torch.mean  # over the rows of all processes that count
+    mean: Callable[[Float[Tensor, " rows"]], Float[Tensor, ""]] = (
+        torch.mean
+    )  # over the rows of all processes that count
 
     @property
     def logit(self) -> Float[Tensor, " rows"]:

@@ -127,7 +127,9 @@ class TermSpec(ScheduledSpec):
         if _class(self.view, VIEWS).tuples and score.most == 1:
             raise MmclError(f"view: {self.score.name} compares two modalities, and {self.view.name} makes tuples.")
         if not _class(self.view, VIEWS).tuples and score.least > 1:
-            raise MmclError(f"view: {self.score.name} compares an anchor with {score.least} modalities or more at once.")
+            raise MmclError(
+                f"view: {self.score.name} compares an anchor with {score.least} modalities or more at once."
+            )
         if contrast.bounded and score.lowest is None:
             raise MmclError(f"{title}: {self.contrast.name} needs a score that has a smallest value.")
         if self.targets == "shared" and not contrast.shared:

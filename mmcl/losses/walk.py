@@ -135,9 +135,7 @@ class Walk:
 class _Tile:
     """Scores of one tile, and its logits by factor and by who takes part, each made when it is first asked for."""
 
-    def __init__(
-        self, walk: Walk, scores: Tensor, scale: Tensor, bias: Tensor | None, at: tuple[slice, slice]
-    ) -> None:
+    def __init__(self, walk: Walk, scores: Tensor, scale: Tensor, bias: Tensor | None, at: tuple[slice, slice]) -> None:
         self.walk, self.scores, self.scale, self.bias, self.at = walk, scores, scale, bias, at
         self.made: dict[tuple[float, Over], Tensor] = {}
 

@@ -17,6 +17,10 @@ MODALITIES = ("text", "image", "audio")
 PAIRED = {"debiased": {"kernel", "lorentz"}}  # contrasts that need a bounded score, and the scores that are not
 NATURAL = [(s, c) for s in SCORES.classes for c in CONTRASTS.classes if s not in PAIRED.get(c, ())]
 
+COVERING = [
+    (s, c) for s, c in NATURAL if c == "softmax" or s in ("cosine", "gram")
+]  # each member, without each product
+
 
 def modalities_of(score: str) -> tuple[str, ...]:
     return MODALITIES if SCORES.classes[score].view != "pairs" else MODALITIES[:2]
@@ -44,7 +48,11 @@ def gradients(objective: Objective, x: dict[str, Tensor], **more: Any) -> list[T
     objective = copy.deepcopy(objective)
     total = objective(leaves, **more).total
     total.backward()
-    return [total.detach(), *(t.grad for t in leaves.values()), *(p.grad for p in objective.parameters() if p.grad is not None)]
+    return [
+        total.detach(),
+        *(t.grad for t in leaves.values()),
+        *(p.grad for p in objective.parameters() if p.grad is not None),
+    ]
 
 
 class Encoders(nn.Module):
@@ -58,6 +66,7 @@ class Encoders(nn.Module):
         return {m: self.towers[m](x) for m, x in inputs.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("score", "contrast"), NATURAL)
 def test_a_toy_learns_to_find_what_belongs_together(score: str, contrast: str) -> None:
     torch.manual_seed(0)
@@ -77,9 +86,11 @@ def test_a_toy_learns_to_find_what_belongs_together(score: str, contrast: str) -
     with torch.no_grad():
         anchor, *others = towers(inputs).values()
         found = (made(anchor, *others).argmax(1) == torch.arange(rows)).float().mean()
-    assert found > 0.12  # chance is 0.03; most find all, symile x spectral one in eight
+    # chance is 0.03; squares of products of three cannot be large and small at once
+    assert found > (0.12 if (score, contrast) == ("symile", "spectral") else 0.25)
 
 
+@pytest.mark.slow
 def test_every_other_combination_takes_a_finite_step_or_is_refused_with_a_reason() -> None:
     taken = refused = 0
     said = product(SCORES.classes, CONTRASTS.classes, VIEWS.classes, ("identity", "shared"), ("in_batch", "distinct"))
@@ -196,7 +207,7 @@ def test_decoupled_weights_favour_what_is_far() -> None:
     assert objective(x).total.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("score", "contrast"), NATURAL)
+@pytest.mark.parametrize(("score", "contrast"), COVERING)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tiles_are_the_plain_form(score: str, contrast: str, dtype: torch.dtype) -> None:
     """37 rows in tiles of 16: whole tiles, parts of tiles, and the diagonal across them."""
@@ -214,7 +225,9 @@ def test_tiles_are_the_plain_form(score: str, contrast: str, dtype: torch.dtype)
 @pytest.mark.parametrize("score", SCORES.classes)
 @pytest.mark.parametrize("block", [None, 16])
 def test_gradients_of_scores_are_those_of_differences(score: str, block: int | None) -> None:
-    _gradcheck(natural(score, {"name": "softmax", "label_smoothing": 0.1}, block=block, temperature={"init": 0.3}), score)
+    _gradcheck(
+        natural(score, {"name": "softmax", "label_smoothing": 0.1}, block=block, temperature={"init": 0.3}), score
+    )
 
 
 @pytest.mark.parametrize("case", [c for c in CONTRAST_CASES if c != "hard_negative, detached"])
@@ -252,7 +265,7 @@ def test_detached_weights_of_hard_negatives_are_constants_for_the_gradient() -> 
         torch.testing.assert_close(mine.grad, expected.grad)
 
 
-@pytest.mark.parametrize(("score", "contrast"), NATURAL)
+@pytest.mark.parametrize(("score", "contrast"), COVERING)
 @pytest.mark.parametrize("kind", ["identical", "collinear", "zero", "duplicates", "huge"])
 def test_finite_at_collapse(score: str, contrast: str, kind: str) -> None:
     torch.manual_seed(0)
@@ -287,13 +300,12 @@ def test_autocast_changes_nothing(score: str) -> None:
         torch.testing.assert_close(objective(x).total, plain, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("score", "contrast"), NATURAL)
+@pytest.mark.parametrize(("score", "contrast"), COVERING)
 def test_a_missing_modality_changes_nothing_for_the_other_rows(score: str, contrast: str) -> None:
-    if score == "symile":  # candidates are drawn, and drawn from other rows
-        pytest.skip("shuffled candidates differ; see the test of shuffling")
     x = vectors(score)
     there = {m: torch.arange(12) < 12 - 2 * i for i, m in enumerate(x)}  # the last has 8 or 10 rows
-    whole = mmcl.objective(natural(score, contrast))
+    still = {"score": {"name": score, "shuffle": False}} if score == "symile" else {}  # or candidates are drawn anew
+    whole = mmcl.objective(natural(score, contrast) | still)
     value, *found = gradients(whole, x, present=there)
     kept = 12 - 2 * (len(x) - 1)
     expected, *alone = gradients(whole, {m: t[:kept] for m, t in x.items()})
@@ -303,7 +315,7 @@ def test_a_missing_modality_changes_nothing_for_the_other_rows(score: str, contr
         assert mine[kept:].abs().max() == 0
 
 
-@pytest.mark.parametrize(("score", "contrast"), NATURAL)
+@pytest.mark.parametrize(("score", "contrast"), COVERING)
 @pytest.mark.parametrize("rows", [0, 1])
 def test_fewer_than_two_rows_add_exactly_zero(score: str, contrast: str, rows: int) -> None:
     x = vectors(score)
@@ -315,7 +327,9 @@ def test_fewer_than_two_rows_add_exactly_zero(score: str, contrast: str, rows: i
 @pytest.mark.parametrize("score", SCORES.classes)
 def test_order_rotation_and_length_do_not_matter(score: str) -> None:
     x = {m: t.detach() for m, t in vectors(score, dtype=torch.float64).items()}
-    objective = mmcl.objective(natural(score) | ({"score": {"name": score, "shuffle": False}} if score == "symile" else {}))
+    objective = mmcl.objective(
+        natural(score) | ({"score": {"name": score, "shuffle": False}} if score == "symile" else {})
+    )
     expected = objective(x).total
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(objective({m: t[order] for m, t in x.items()}).total, expected)

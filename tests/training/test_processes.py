@@ -28,6 +28,20 @@ OBJECTIVES: dict[str, Any] = {
     "clip": "clip",
     "distinct": {"negatives": "distinct", "contrast": {"name": "softmax", "label_smoothing": 0.1}},
     "two terms": [{"pairs": [["text", "image"]], "weight": 0.3}, {"temperature": 0.2}],
+    "gram": "gram",
+    "span": {"score": "span", "view": "rotating", "contrast": {"name": "softmax", "label_smoothing": 0.1}},
+    "triangle": "triangle",
+    "symile": "symile",
+    "lorentz": {"score": "lorentz", "contrast": "hard_negative"},
+    "sigmoid": {"contrast": "sigmoid", "targets": "shared"},
+    "supcon": {"targets": "shared", "temperature": {"init": 0.2}},
+    "dclw": "dclw",
+    "hinge": {"contrast": "hinge", "anchor": "image"},
+    "cuaxu": "cuaxu",
+    "regularizers": [
+        {"regularize": name}
+        for name in ("koleo", "variance", "covariance", "barlow", "consistency", "cross_uniformity")
+    ],
 }
 
 

@@ -41,7 +41,6 @@ class Debiased(Contrast):
         0.1
     """
 
-
     bounded: ClassVar[bool] = True
 
     def __init__(self, tau_plus: Annotated[float, Field(ge=0, lt=1)] = 0.1) -> None:

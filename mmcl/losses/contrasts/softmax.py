@@ -47,9 +47,7 @@ class Softmax(Contrast):
 
     shared: ClassVar[bool] = True
 
-    def __init__(
-        self, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0, positives: str = "out"
-    ) -> None:
+    def __init__(self, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0, positives: str = "out") -> None:
         self.label_smoothing, self.positives = label_smoothing, positives
 
     def statistics(self, shared: bool) -> dict[str, Statistic]:

@@ -40,9 +40,7 @@ class Alignment(Regularizer):
 
     least = 2
 
-    def __init__(
-        self, alpha: Annotated[float, Field(ge=1)] = 2.0, pairs: list[tuple[str, str]] | None = None
-    ) -> None:
+    def __init__(self, alpha: Annotated[float, Field(ge=1)] = 2.0, pairs: list[tuple[str, str]] | None = None) -> None:
         self.alpha, self.pairs = alpha, pairs
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:

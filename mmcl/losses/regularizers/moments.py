@@ -40,9 +40,7 @@ class Variance(Regularizer):
         tensor(0.9900)
     """
 
-    def __init__(
-        self, gamma: Annotated[float, Field(gt=0)] = 1.0, modalities: list[str] | None = None
-    ) -> None:
+    def __init__(self, gamma: Annotated[float, Field(gt=0)] = 1.0, modalities: list[str] | None = None) -> None:
         self.gamma, self.modalities = gamma, modalities
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:

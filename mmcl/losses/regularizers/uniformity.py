@@ -42,9 +42,7 @@ class Uniformity(Regularizer):
         tensor(-4.)
     """
 
-    def __init__(
-        self, t: Annotated[float, Field(gt=0, le=20)] = 2.0, modalities: list[str] | None = None
-    ) -> None:
+    def __init__(self, t: Annotated[float, Field(gt=0, le=20)] = 2.0, modalities: list[str] | None = None) -> None:
         self.t, self.modalities = t, modalities
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
@@ -104,7 +102,5 @@ def potential(e: Embeddings, a: str, b: str, valid: Bool[Tensor, " all_batch"], 
     total = e.total(torch.where(valid[e.own], found.rows["log"].exp(), 0.0).sum())
     count = valid.sum()
     enough = count >= 2
-    mean = torch.where(enough, total, 1.0).log() - (count * (count - 1)).clamp(min=1).log()
+    mean = torch.where(enough, total, 1.0).log() - (count * (count - 1)).clamp(min=1).to(total.dtype).log()
     return torch.where(enough, mean - 2 * t, 0.0) * share(e)
-
-

@@ -33,7 +33,7 @@ class Gram(Score):
         so gradients stay finite for identical, collinear and zero vectors; the published code takes determinants of
         k x k matrices a pair (B^2 of them, twice), in which autocast rounds the products, and gathers without gradient.
     Traps: the volume does not see signs: V(t, -x) = V(t, x), so towers that start from random weights can end with
-        opposite signs; the preset `gram` adds a little cosine, which decides them. The factor sqrt(det M_j) favours
+        opposite signs; the preset `gram` adds InfoNCE of cosines, which decides them. The factor sqrt(det M_j) favours
         candidates whose own modalities agree, whatever the anchor; `span` is the volume without it. The others are not
         aligned with one another by an anchor: `view: rotating` does it.
     Related: `span`, `triangle`, `symile`.
