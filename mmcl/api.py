@@ -42,8 +42,9 @@ def objective(terms: Any) -> Objective:
 def score(
     name: str | dict[str, Any], embeddings: Mapping[str, Float[Tensor, "batch dim"]], anchor: str
 ) -> Float[Tensor, "rows columns"]:
-    """Scores of every row of the anchor with every candidate, in the score's own sign: volumes, areas and distances are
-    smaller for what is closer.
+    """Scores of every row of the anchor with every candidate, in the score's own sign.
+
+    Volumes, areas and distances are smaller for what is closer.
 
     Args:
         name: of the score, as in a recipe, or a mapping with its arguments.

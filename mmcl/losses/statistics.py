@@ -1,8 +1,9 @@
+# ruff: noqa: D102 (what a method does stands where it is abstract)
 """What a contrast may ask of each row (or column) of the logits: numbers that need no more than a tile at a time.
 
 A statistic sees the logits tile by tile (`update`), ends in one number per row (`result`), and says how that number
-moves with a tile's logits (`gradient`), so the walk can throw the tiles away and make them again in backward. `plain` is
-the same number from the whole matrix at once, for autograd.
+moves with a tile's logits (`gradient`), so the walk can throw the tiles away and make them again in backward. `plain`
+is the same number from the whole matrix at once, for autograd.
 
 Everywhere ``dim`` is the dimension that is summed over: 1 for a number per row, 0 for a number per column.
 """

@@ -76,7 +76,7 @@ class TermSpec(ScheduledSpec):
     )
     """A number is fixed; a mapping may learn it. Where nothing is said, what suits the score."""
     block: Annotated[int, Field(ge=16)] | Literal["auto"] | None = "auto"
-    """Side of the tiles in which the score matrix is made, so that it never exists as a whole; none makes it at once."""
+    """Side of the tiles in which the score matrix is made, so that it never exists whole; none makes it at once."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,11 +1,13 @@
-"""Statistics of all scores of rows with columns, without the matrix of these scores.
+r"""Statistics of all scores of rows with columns, without the matrix of these scores.
 
-The walk makes the matrix tile by tile, lets statistics see each tile, and forgets it; backward makes the tiles again. So
-memory is that of a tile, whatever the batch, for every score and every statistic, and row and column statistics cost one
-pass together. With ``block=None`` the matrix is made at once, by ordinary autograd: the same numbers, written plainly.
+The walk makes the matrix tile by tile, lets statistics see each tile, and forgets it; backward makes the tiles again.
+So memory is that of a tile, whatever the batch, for every score and every statistic, and row and column statistics cost
+one pass together. With ``block=None`` the matrix is made at once, by ordinary autograd: the same numbers, written
+plainly.
 
-Logits are :math:`z_{ij} = \\mathrm{scale} \\cdot s_{ij} + \\mathrm{bias}`. A row's own column is never part of a statistic:
-the score of a pair that belongs together is computed apart (`Score.pairs`), where it can be exact, a few rows at a time.
+Logits are :math:`z_{ij} = \mathrm{scale} \cdot s_{ij} + \mathrm{bias}`. A row's own column is never part of a
+statistic: the score of a pair that belongs together is computed apart (`Score.pairs`), where it can be exact, a few
+rows at a time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -182,7 +184,7 @@ class _Tiles(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         walk, split = ctx.walk, ctx.split
         scale, bias, *saved = ctx.saved_tensors
         features = saved[: len(saved) - sum(ctx.lengths)]

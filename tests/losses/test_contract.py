@@ -92,7 +92,7 @@ def test_a_toy_learns_to_find_what_belongs_together(score: str, contrast: str) -
 
 @pytest.mark.slow
 def test_every_other_combination_takes_a_finite_step_or_is_refused_with_a_reason() -> None:
-    taken = refused = 0
+    taken, reasons = 0, list[str]()
     said = product(SCORES.classes, CONTRASTS.classes, VIEWS.classes, ("identity", "shared"), ("in_batch", "distinct"))
     for score, contrast, view, targets, negatives in said:
         made: Any = {"name": view, "anchor": "text"} if view in ("star", "tuple") else view
@@ -100,23 +100,22 @@ def test_every_other_combination_takes_a_finite_step_or_is_refused_with_a_reason
         try:
             objective = mmcl.objective(term)
         except MmclError as error:
-            assert len(str(error)) > 40
-            refused += 1
+            reasons.append(str(error))
             continue
         torch.manual_seed(0)
         x = {m: torch.randn(5, 6, requires_grad=True) for m in MODALITIES}
         try:
             total = objective(x, keys=["a", "a", "b", "c", "d"]).total
         except MmclError as error:
-            assert "modalities" in str(error)
-            refused += 1
+            reasons.append(str(error))
             continue
         total.backward()
         assert total.isfinite(), term
         assert all(t.grad is not None and t.grad.isfinite().all() for t in x.values()), term
         taken += 1
     assert taken > 300
-    assert refused > 100
+    assert len(reasons) > 100
+    assert all(len(reason) > 40 for reason in reasons)
 
 
 @pytest.mark.parametrize("score", SCORES.classes)
@@ -146,17 +145,25 @@ CONTRAST_CASES: dict[str, tuple[Any, Any, str]] = {
     "smoothed": ({"name": "softmax", "label_smoothing": 0.1}, references.smoothed, "both"),
     "sigmoid": ("sigmoid", references.sigmoid, "rows"),
     "decoupled": ("decoupled", references.decoupled, "both"),
-    "hard_negative": ({"name": "hard_negative", "alpha": 0.7, "beta": 0.5}, lambda p, n, t: references.hard_negative(p, n, t, 0.7, 0.5), "both"),
+    "hard_negative": (
+        {"name": "hard_negative", "alpha": 0.7, "beta": 0.5},
+        lambda p, n, t: references.hard_negative(p, n, t, 0.7, 0.5),
+        "both",
+    ),
     "hard_negative, detached": ({"name": "hard_negative", "detach": True}, references.hard_negative, "both"),
     "debiased": ("debiased", references.debiased, "both"),
-    "debiased at its floor": ({"name": "debiased", "tau_plus": 0.6}, lambda p, n, t: references.debiased(p, n, t, 0.6), "both"),
+    "debiased at its floor": (
+        {"name": "debiased", "tau_plus": 0.6},
+        lambda p, n, t: references.debiased(p, n, t, 0.6),
+        "both",
+    ),
     "margin": ("margin", references.margin, "both"),
     "angular": ({"name": "margin", "kind": "angular"}, references.angular, "both"),
     "focal": ("focal", references.focal, "both"),
     "hinge": ("hinge", references.hinge, "both"),
     "spectral": ("spectral", references.spectral, "both"),
     "cacr": ("cacr", references.cacr, "both"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CONTRAST_CASES)

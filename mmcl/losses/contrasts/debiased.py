@@ -26,8 +26,8 @@ class Debiased(Contrast):
 
     Use when: batches hold duplicates that nobody marked; where they are marked, `negatives: distinct` is exact.
     Range: [0, inf).
-    Differs from the paper: one positive, as in its main experiments; in logarithms, because e^(-1/tau) is no fp32 number
-        for small temperatures.
+    Differs from the paper: one positive, as in its main experiments; in logarithms, because e^(-1/tau) is no fp32
+        number for small temperatures.
     Related: `hard_negative`.
 
     Args:

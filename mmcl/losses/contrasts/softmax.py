@@ -40,7 +40,8 @@ class Softmax(Contrast):
         (https://arxiv.org/abs/2004.11362).
 
     Example:
-        >>> chance = Side(own=torch.zeros(2), statistics={"all": torch.full((2,), 3.0).log()}, others=torch.full((2,), 3))
+        >>> three = torch.full((2,), 3.0)
+        >>> chance = Side(own=torch.zeros(2), statistics={"all": three.log()}, others=three)
         >>> [round(x, 4) for x in Softmax()(chance).tolist()]  # log 4
         [1.3863, 1.3863]
     """

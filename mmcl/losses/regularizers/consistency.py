@@ -19,9 +19,9 @@ class Consistency(Regularizer):
     .. math:: \frac{1}{n^2}\sum_{ij} \Bigl[ \lambda_{in}\,(x_i^\top x_j - y_i^\top y_j)^2
               + \lambda_{cross}\,(x_i^\top y_j - x_j^\top y_i)^2 \Bigr]
 
-    over unit vectors; pairs of modalities are averaged. With :math:`U = x - y`, :math:`V = x + y` and :math:`A = V^\top U`
-    the sums are :math:`\frac12(\langle U^\top U, V^\top V\rangle \pm \langle A, A^\top\rangle)`: matrices of (dim, dim), and
-    no cancellation where the modalities agree. The first term alone is CARE's, between modalities.
+    over unit vectors; pairs of modalities are averaged. With :math:`U = x - y`, :math:`V = x + y` and
+    :math:`A = V^\top U` the sums are :math:`\frac12(\langle U^\top U, V^\top V\rangle \pm \langle A, A^\top\rangle)`:
+    matrices of (dim, dim), and no cancellation where the modalities agree. The first term alone is CARE's.
 
     Use when: zero-shot answers in image space and in text space should agree.
     Cost: three products of (dim, rows) x (rows, dim), on every process.

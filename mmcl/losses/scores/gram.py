@@ -22,9 +22,9 @@ class Gram(Score):
     .. math:: V_{ij} = \sqrt{\det G(t_i, x_j^1, \dots, x_j^m)} = \sqrt{\det M_j}\;\sqrt{1 - \lVert Q_j t_i\rVert^2}
 
     with the Gram matrix :math:`M_j = X_j X_j^\top` of the candidate alone and an orthonormal basis
-    :math:`Q_j = L_j^{-1} X_j` of its span (:math:`M_j = L_j L_j^\top`). So all volumes cost one matrix product a modality
-    and no determinant of a pair (Schur's complement). A ridge of 1e-6 stands on the diagonal of G, on both sides of the
-    identity, which stays exact. Objectives see -V.
+    :math:`Q_j = L_j^{-1} X_j` of its span (:math:`M_j = L_j L_j^\top`). So all volumes cost one matrix product a
+    modality and no determinant of a pair (Schur's complement). A ridge of 1e-6 stands on the diagonal of G, on both
+    sides of the identity, which stays exact. Objectives see -V.
 
     Use when: three modalities and more that should agree as a whole.
     Cost: m products (rows, dim) x (dim, columns), as much as m pairs of modalities; m x m Cholesky factors a row.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -40,6 +39,7 @@ class Kernel(Score):
         (https://arxiv.org/abs/2303.15103).
 
     Example:
+        >>> import torch
         >>> x, y = torch.eye(2).split(1)
         >>> Kernel(gamma=1)(x, torch.cat([y, -x])).round(decimals=4)
         tensor([[-1.4142, -2.0000]])

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +18,8 @@ TINY = 1e-12  # the same where the sides are known exactly
 class Triangle(Score):
     r"""Area of the triangle whose corners are the unit vectors of an anchor and of a candidate's two modalities.
 
-    .. math:: A_{ij} = \tfrac12\sqrt{\lVert u\rVert^2\lVert w\rVert^2 - (u^\top w)^2}, \quad u = t_i - x_j, w = t_i - y_j
+    .. math:: A_{ij} = \tfrac12\sqrt{\lVert u\rVert^2\lVert w\rVert^2 - (u^\top w)^2},
+              \quad u = t_i - x_j, \; w = t_i - y_j
 
     All inner products of u and w follow from those of t, x and y, so no tensor of (rows, columns, dim) is made.
     Objectives see -A.
@@ -36,6 +36,7 @@ class Triangle(Score):
         formula (https://arxiv.org/abs/2509.24734).
 
     Example:
+        >>> import torch
         >>> x, y, z = torch.eye(3).split(1)  # an equilateral triangle with sides of sqrt(2)
         >>> Triangle()(x, y, z).abs().round(decimals=4)
         tensor([[0.8660]])

@@ -31,7 +31,7 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
         y, inverse = ctx.saved_tensors
         along = torch.linalg.vecdot(g, y).unsqueeze(-1)
         return torch.addcmul(g, y, along, value=-1).mul_(inverse)
