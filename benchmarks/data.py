@@ -16,12 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from figures import Figure, spread
 from peers import CACHE, interpreter
 from pictures import jpegs, shards, tiny_shard
 from PIL import Image
@@ -38,36 +37,6 @@ HERE = Path(__file__).parent
 PER_SHARD, SHARDS = 10_000, 10_000  # of the described run
 FAR = 99_919_872  # a position of it: the middle of its last window, in whole batches
 BATCH = 256
-
-
-@dataclass
-class Figure:
-    """One line of the table."""
-
-    figure: str
-    value: float
-    unit: str
-    goal: float | None = None
-    more: bool = False  # whether the goal is the least, not the most
-    said: str = ""
-
-    @property
-    def holds(self) -> bool | None:
-        """None where there is no goal."""
-        if self.goal is None:
-            return None
-        return self.value >= self.goal if self.more else self.value <= self.goal
-
-    def record(self) -> dict[str, Any]:
-        """For --json."""
-        fields = {name: asdict(self)[name] for name in ("figure", "value", "unit", "goal")}
-        return {**fields, "holds": self.holds}
-
-
-def spread(name: str, values: list[float], unit: str, goal: float | None = None, more: bool = False) -> Figure:
-    """The median of some runs."""
-    said = f"{min(values):.3g} to {max(values):.3g} in {len(values)}"
-    return Figure(name, statistics.median(values), unit, goal, more, said)
 
 
 class Bench:
@@ -304,10 +273,7 @@ def main() -> None:
     bench, found = Bench(args.cache.resolve(), args.quick), []
     for name in [args.only] if args.only else FIGURES:
         for figure in FIGURES[name](bench):
-            sign = ">=" if figure.more else "<="
-            goal = "" if figure.goal is None else f"[{sign} {figure.goal:g}: {'yes' if figure.holds else 'NO'}]"
-            print(f"{figure.figure:58} {figure.value:9.4g} {figure.unit:10} {goal:15} {figure.said}", flush=True)
-            found.append(figure.record())
+            found.append(figure.shown().record())
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -55,19 +55,21 @@ def test_the_python_in_it_runs(
 
 def test_a_loss_of_ones_own_is_a_recipe_line() -> None:
     """The example of README and docs/adding.md, registered as it stands there."""
-    code = next(block for block in blocks("python") if "class Margin" in block)
-    assert "class Margin" in (ROOT / "docs" / "adding.md").read_text()
+    code = next(block for block in blocks("python") if "class Poly1" in block)
+    assert code in (ROOT / "docs" / "adding.md").read_text()
     import torch
     from pydantic import Field
 
     import mmcl
-    from mmcl.losses import CONTRASTS, Softmax
+    from mmcl.losses import CONTRASTS, Contrast
+    from mmcl.losses.statistics import LogSumExp
 
-    names: dict[str, Any] = {"CONTRASTS": CONTRASTS, "Softmax": Softmax, "Field": Field}
-    exec("from typing import Annotated\n" + code, names)
+    names: dict[str, Any] = {"CONTRASTS": CONTRASTS, "Contrast": Contrast, "LogSumExp": LogSumExp, "Field": Field}
+    exec("from typing import Annotated\nimport torch\n" + code, names)
     try:
-        x = {"a": torch.eye(4), "b": torch.eye(4)}
-        losses = [mmcl.objective({"contrast": c, "temperature": 0.5})(x).total for c in ("softmax", "margin")]
+        x = {m: torch.eye(4) for m in ("text", "image", "audio")}
+        term = {"score": "gram", "anchor": "text", "temperature": 0.5}
+        losses = [mmcl.objective({**term, "contrast": c})(x).total for c in ("softmax", "poly1")]
         assert losses[1] > losses[0]
     finally:
-        del CONTRASTS.classes["margin"], CONTRASTS._specs["margin"]
+        del CONTRASTS.classes["poly1"], CONTRASTS._specs["poly1"]

@@ -34,7 +34,7 @@ class Score(ABC):
     """Whether the paper's own score is a distance (or a volume, or an area); objectives see its negative."""
     lowest: ClassVar[float | None] = None
     """Smallest value that the score can have, where there is one."""
-    block: ClassVar[int] = 1024
+    block: ClassVar[int] = 512
     """Side of the tiles on a CPU: what a tile keeps should stay in its cache."""
     exact: ClassVar[bool] = False
     """Whether the score is a difference of near numbers, so that TF32 would ruin it."""

@@ -51,7 +51,6 @@ class Gram(Score):
     most: ClassVar[int | None] = None
     smaller_is_closer: ClassVar[bool] = True
     lowest: ClassVar[float | None] = -1.0
-    block: ClassVar[int] = 512  # a tile keeps a product a vector
     exact: ClassVar[bool] = True
     view: ClassVar[Literal["pairs", "tuple", "rotating"]] = "tuple"
     # volumes of four and more modalities that agree lie near one another: the temperature must be free to fall
