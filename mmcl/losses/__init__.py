@@ -14,6 +14,7 @@ from mmcl.losses.contrasts.margin import Margin
 from mmcl.losses.contrasts.sigmoid import Sigmoid
 from mmcl.losses.contrasts.softmax import Softmax
 from mmcl.losses.contrasts.spectral import Spectral
+from mmcl.losses.diagnostics import diagnostics, gradient_norms
 from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets
 from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
@@ -85,5 +86,7 @@ __all__ = [
     "View",
     "Walk",
     "check_objective",
+    "diagnostics",
+    "gradient_norms",
     "presets",
 ]

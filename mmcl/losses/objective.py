@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.base import LossOutput
 from mmcl.losses.regularizers.base import RegularizerSpec, RegularizerTerm
+from mmcl.losses.scores.lorentz import Lorentz
+from mmcl.losses.temperature import Temperature
 from mmcl.losses.term import ScheduledSpec, Term, TermSpec
 from mmcl.types import Embeddings
 
@@ -100,7 +102,7 @@ class Objective(nn.Module):
             if term.spec.active(step):
                 part = term(embeddings, step)
                 parts[title] = part.detach()
-                total = total + term.spec.weight * part
+                total = total + term.spec.weight_at(step) * part
         return LossOutput(total=total, parts=parts)
 
     def __iter__(self) -> Iterator[tuple[str, Term | RegularizerTerm]]:
@@ -110,10 +112,10 @@ class Objective(nn.Module):
             yield title, term
 
     def clamp_(self) -> None:
-        """Hold every temperature inside its limits; call after each step of the optimizer."""
-        for _, term in self:
-            if term.temperature is not None:
-                term.temperature.clamp_()
+        """Hold every temperature and curvature inside its limits; call after each step of the optimizer."""
+        for module in self.modules():
+            if isinstance(module, Temperature | Lorentz):
+                module.clamp_()
 
     def temperatures(self) -> dict[str, Float[Tensor, ""]]:
         """Temperature of each term that has one, detached."""

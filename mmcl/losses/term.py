@@ -27,11 +27,22 @@ def _temperature(value: Any) -> Any:
     return value
 
 
+class Ramp(Spec):
+    """A weight that changes evenly with the steps, and then stays."""
+
+    start: Annotated[float, Field(ge=0)]
+    """Weight at `from_step` of the term."""
+    end: Annotated[float, Field(ge=0)]
+    """Weight after so many steps."""
+    steps: Annotated[int, Field(gt=0)]
+    """How many."""
+
+
 class ScheduledSpec(Spec):
     """What every line of an objective says: how much it counts, and when."""
 
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    """Factor of this term in the total."""
+    weight: Annotated[float, Field(ge=0)] | Ramp = 1.0
+    """Factor of this term in the total: a number, or `{start, end, steps}`."""
     from_step: Annotated[int, Field(ge=0)] = 0
     """First step at which the term counts."""
     until_step: int | None = None
@@ -51,6 +62,13 @@ class ScheduledSpec(Spec):
     def check(self, modalities: list[str]) -> None:
         """Refuse modalities with which the term can do nothing."""
         raise NotImplementedError
+
+    def weight_at(self, step: int) -> float:
+        """Factor of the term at a step."""
+        if not isinstance(self.weight, Ramp):
+            return self.weight
+        done = min(1.0, (step - self.from_step) / self.weight.steps)
+        return self.weight.start + (self.weight.end - self.weight.start) * done
 
     def active(self, step: int) -> bool:
         """Whether the term counts at a step."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmcl import checkpoints, distributed
 from mmcl.data import Stream
 from mmcl.errors import MmclError
-from mmcl.losses import LossOutput, Objective
+from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
 from mmcl.model import Encoder, present_rows
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, build_model
@@ -80,6 +80,7 @@ class Trainer:
             self.model, optimizer.over([self.model.to(self.device), self.objective])
         )
         self.step, self.seconds, self.epoch = 0, 0.0, 0
+        self.seen: dict[str, Tensor] = {}  # of the last step that is logged
         self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)
         torch.manual_seed(recipe.seed * 1_000_003 + distributed.rank())  # dropout differs between processes
         if resume:
@@ -122,8 +123,7 @@ class Trainer:
             self.progress.advance(self.step)
             measure = self.step == steps or _due(self.step, training.eval_every_steps)
             save = self.step == steps or _due(self.step, training.checkpoint_every_steps)
-            # a checkpoint has a row of its own, so that a run that goes on from it has the rows of an unbroken one
-            if measure or save or _due(self.step, training.log_every_steps):
+            if self._logged(self.step):
                 self._log(self._row(window))
                 if save:  # before measuring, which may fail
                     self._save()
@@ -131,6 +131,12 @@ class Trainer:
                     results = self._measure()
                 window = _Window(self.step)
         return results if results is not None else self._measure()
+
+    def _logged(self, step: int) -> bool:
+        """Whether a step has a row. A checkpoint's has: a run that goes on from it has the rows of an unbroken one."""
+        training = self.recipe.training
+        every = (training.log_every_steps, training.eval_every_steps, training.checkpoint_every_steps)
+        return step == self.recipe.steps or any(_due(step, steps) for steps in every)
 
     def _measure(self) -> dict[str, float]:
         """Numbers of the tasks; the row of this step takes them up."""
@@ -144,6 +150,10 @@ class Trainer:
         vectors = self.towers(present_rows(batch, self.model.modalities, self.device))
         embeddings = gathered(vectors, batch, self.model.modalities, self.model.dim, self.device)
         out = self.objective(embeddings, step=self.step)
+        if self._logged(self.step + 1):
+            self.seen = {f"embeddings/{name}": value for name, value in diagnostics(embeddings).items()}
+            norms = gradient_norms(self.objective, embeddings, self.step)
+            self.seen |= {f"grad_norm/{name}": value for name, value in norms.items()}
         # partial losses sum to the loss, but DDP averages their gradients
         self.accelerator.backward(out.total * distributed.world_size())
         distributed.average_gradients(self.objective.parameters())
@@ -195,6 +205,7 @@ class Trainer:
             "samples": self.stream.samples_seen,
             **means,
             **{f"temperature/{name}": t.item() for name, t in self.objective.temperatures().items()},
+            **_finite(self.seen),
             "grad_norm": float(window.norm) / done,
             "lr": self.lr,
             "bad_samples": round(bad_samples),
@@ -308,6 +319,12 @@ def gathered(
         offset=batch.offset,
         total=distributed.total,
     )
+
+
+def _finite(values: dict[str, Tensor]) -> Row:
+    """Numbers of the device; what is none, because nothing is there to be measured, is left out."""
+    numbers = torch.stack([value.float() for value in values.values()]).tolist() if values else []
+    return {name: value for name, value in zip(values, numbers, strict=True) if math.isfinite(value)}
 
 
 class _Window:

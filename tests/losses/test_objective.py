@@ -129,6 +129,15 @@ def test_terms_switch_on_and_off_by_step_and_still_touch_their_parameters(pair: 
     assert objective.terms[1].temperature.log_scale.grad == 0
 
 
+def test_a_weight_may_change_with_the_steps(pair: dict[str, Tensor]) -> None:
+    objective = mmcl.objective({"temperature": 0.1, "weight": {"start": 0.0, "end": 2.0, "steps": 10}, "from_step": 5})
+    for step, weight in ((5, 0.0), (10, 1.0), (15, 2.0), (500, 2.0)):
+        out = objective(pair, step=step)
+        torch.testing.assert_close(out.total, weight * out.parts["cosine_softmax"])
+    with pytest.raises(MmclError, match="weight"):
+        mmcl.objective({"weight": {"start": 0.0, "end": 2.0}})
+
+
 def test_temperature_is_held_at_its_limit_after_a_step() -> None:
     objective = mmcl.objective({"temperature": {"init": 0.02, "min": 0.01}})
     with torch.no_grad():

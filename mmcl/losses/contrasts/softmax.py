@@ -1,6 +1,6 @@
 """InfoNCE: cross-entropy of a row of scores."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -48,7 +48,9 @@ class Softmax(Contrast):
 
     shared: ClassVar[bool] = True
 
-    def __init__(self, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0, positives: str = "out") -> None:
+    def __init__(
+        self, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0, positives: Literal["out", "in"] = "out"
+    ) -> None:
         self.label_smoothing, self.positives = label_smoothing, positives
 
     def statistics(self, shared: bool) -> dict[str, Statistic]:

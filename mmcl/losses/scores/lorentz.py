@@ -53,7 +53,7 @@ class Lorentz(Score, nn.Module):
 
     def __init__(self, curvature: Annotated[float, Field(gt=0, le=10)] = 1.0, learn_curvature: bool = True) -> None:
         super().__init__()
-        self.start = math.log(curvature)
+        self.start, self.width = math.log(curvature), 1
         self.log_curvature = nn.Parameter(torch.tensor(self.start), requires_grad=learn_curvature)
         self.log_anchor_scale = nn.Parameter(torch.zeros(()))  # alpha * sqrt(dim)
         self.log_candidate_scale = nn.Parameter(torch.zeros(()))
@@ -61,7 +61,14 @@ class Lorentz(Score, nn.Module):
     @property
     def curvature(self) -> Float[Tensor, ""]:
         """The curvature now."""
-        return self.log_curvature.clamp(self.start - math.log(10), self.start + math.log(10)).exp()
+        return self.log_curvature.exp()
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Hold the curvature within a tenth and ten times of its start, and the scales at or below one."""
+        self.log_curvature.clamp_(self.start - math.log(10), self.start + math.log(10))
+        for log_scale in (self.log_anchor_scale, self.log_candidate_scale):
+            log_scale.clamp_(max=0.5 * math.log(self.width))
 
     def anchors(self, x: Float[Tensor, "rows dim"]) -> Features:
         """Points in units of the curvature's radius: space, time, squared lengths, and the radius."""
@@ -73,7 +80,8 @@ class Lorentz(Score, nn.Module):
 
     def _lift(self, x: Tensor, log_scale: Tensor) -> Features:
         v = wide(x)
-        alpha = (log_scale - 0.5 * math.log(v.shape[-1])).clamp(max=0.0).exp()
+        self.width = v.shape[-1]
+        alpha = (log_scale - 0.5 * math.log(self.width)).exp()
         root = self.curvature.sqrt().to(v.dtype)
         tangent = v * (alpha * root).to(v.dtype)
         length = tangent.square().sum(-1, keepdim=True).clamp(min=TINY).sqrt()

@@ -1,6 +1,7 @@
 """Multilinear inner product of an anchor and a tuple (Symile)."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
@@ -57,7 +58,7 @@ class Symile(Score):
 
     def candidates(self, xs: Sequence[Float[Tensor, "columns dim"]]) -> Features:
         """The product of the unit vectors, coordinate by coordinate."""
-        return (torch.stack([unit(x) for x in xs]).prod(0),)
+        return (reduce(torch.mul, [unit(x) for x in xs]),)
 
     def tile(self, anchors: Features, candidates: Features) -> Float[Tensor, "rows columns"]:
         """One product."""
