@@ -19,8 +19,8 @@ def diagnostics(embeddings: Embeddings, most: int = 1024) -> dict[str, Float[Ten
     By modality: ``uniformity``, :math:`\log` of the mean of :math:`e^{-2\lVert x_i - x_j\rVert^2}` (0 at collapse, -4
     for unrelated vectors), and ``effective_rank``, :math:`e^{H(\lambda/\sum\lambda)}` of the eigenvalues of the
     uncentred second moment (1 at collapse, at most the width). By pair: ``alignment``, the mean squared distance of
-    what belongs together; ``gap``, the distance of the two modalities' means; and the means over rows of the cosine with the
-    own candidate (``positive``) and with the best other one (``hardest_negative``).
+    what belongs together; ``gap``, the distance of the two modalities' means; and the means over rows of the cosine
+    with the own candidate (``positive``) and with the best other one (``hardest_negative``).
 
     Args:
         embeddings: the gathered record of a step.
