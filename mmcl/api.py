@@ -54,7 +54,10 @@ def score(
     Raises:
         MmclError: there is no such score or anchor, or the score takes another number of modalities.
     """
-    made = SCORES.check(name).build()
+    try:
+        made = SCORES.check(name).build()
+    except ValidationError as error:
+        raise explain(error, f"score {name!r}") from None
     assert isinstance(made, Score)
     others = [m for m in embeddings if m != anchor]
     if anchor not in embeddings:

@@ -102,6 +102,7 @@ class Embeddings:
         keys: Sequence[str] | None = None,
     ) -> "Embeddings":
         """The record of one process that holds the whole batch; everything present and distinct unless told."""
+        _check(vectors, present, keys)
         first = next(iter(vectors.values()))
         rows, device = first.shape[0], first.device
         everything = torch.ones(rows, dtype=torch.bool, device=device)
@@ -115,7 +116,25 @@ class Embeddings:
             local=vectors,
             all=vectors,
             present={m: everything if present is None else present.get(m, everything) for m in vectors},
-            ids=torch.tensor([number[key] for key in keys] if keys else range(rows), device=device),
+            ids=torch.tensor([number[k] for k in keys] if keys else range(rows), dtype=torch.long, device=device),
             offset=0,
             total=lambda x: x,
         )
+
+
+def _check(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor] | None, keys: Sequence[str] | None) -> None:
+    """Refuse what is no batch."""
+    if not vectors:
+        raise MmclError("there are no embeddings.")
+    shapes = {m: tuple(x.shape) for m, x in vectors.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
+        raise MmclError(f"embeddings are (rows, dim) tensors, all of the same shape; got {shapes}.")
+    kinds = {m: x.dtype for m, x in vectors.items() if not x.is_floating_point()}
+    if kinds:
+        raise MmclError(f"embeddings are floating-point numbers; got {kinds}.")
+    rows = next(iter(shapes.values()))[0]
+    for m, there in (present or {}).items():
+        if there.shape != (rows,) or there.dtype != torch.bool:
+            raise MmclError(f"present[{m!r}] is one bool a row, {rows}; got {there.dtype} of {tuple(there.shape)}.")
+    if keys is not None and len(keys) != rows:
+        raise MmclError(f"keys are one a row, {rows}; got {len(keys)}.")

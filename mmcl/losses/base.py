@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from pydantic import PlainValidator, SerializeAsAny
 from torch import Tensor
 
+from mmcl.losses.precision import full_precision
 from mmcl.losses.statistics import Statistic
 from mmcl.losses.temperature import TemperatureSpec
 from mmcl.registry import Part, Registry
@@ -32,7 +33,7 @@ class Score(ABC):
     least: ClassVar[int] = 1
     smaller_is_closer: ClassVar[bool] = False
     """Whether the paper's own score is a distance (or a volume, or an area); objectives see its negative."""
-    lowest: ClassVar[float | None] = None
+    lowest: float | None = None
     """Smallest value that the score can have, where there is one."""
     block: ClassVar[int] = 512
     """Side of the tiles on a CPU: what a tile keeps should stay in its cache."""
@@ -80,7 +81,8 @@ class Score(ABC):
         self, anchor: Float[Tensor, "rows dim"], *candidate: Float[Tensor, "columns dim"]
     ) -> Float[Tensor, "rows columns"]:
         """All scores at once, larger is closer."""
-        return self.tile(self.anchors(anchor), self.candidates(candidate))
+        with full_precision(anchor.device, self.exact):
+            return self.tile(self.anchors(anchor), self.candidates(candidate))
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class Contrast(ABC):
     """Whether rows that show the same thing can be positives too (`targets: shared`)."""
     bounded: ClassVar[bool] = False
     """Whether it must know the smallest value of the score."""
+    temperature: ClassVar[TemperatureSpec | None] = None
+    """Where a recipe does not say; None leaves it to the score."""
 
     @abstractmethod
     def statistics(self, shared: bool) -> dict[str, Statistic]:
@@ -130,6 +134,10 @@ class Contrast(ABC):
         Args:
             shared: whether candidates that show the same thing as the row are positives too.
         """
+
+    def logit_bias(self) -> Float[Tensor, ""] | None:
+        """What is added to all logits, if anything."""
+        return None
 
     @abstractmethod
     def __call__(self, side: Side) -> Float[Tensor, " rows"]:

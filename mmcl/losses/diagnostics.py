@@ -11,16 +11,19 @@ from mmcl.losses.objective import Objective
 from mmcl.losses.scores.unit import unit
 from mmcl.types import Embeddings
 
+FEW = 256  # rows whose singular values are computed
+
 
 @torch.no_grad()
-def diagnostics(embeddings: Embeddings, most: int = 1024) -> dict[str, Float[Tensor, ""]]:
+def diagnostics(embeddings: Embeddings, most: int = 512) -> dict[str, Float[Tensor, ""]]:
     r"""Geometry of the first rows of a batch; every process computes the same numbers.
 
-    By modality: ``uniformity``, :math:`\log` of the mean of :math:`e^{-2\lVert x_i - x_j\rVert^2}` (0 at collapse, -4
-    for unrelated vectors), and ``effective_rank``, :math:`e^{H(\lambda/\sum\lambda)}` of the eigenvalues of the
-    uncentred second moment (1 at collapse, at most the width). By pair: ``alignment``, the mean squared distance of
-    what belongs together; ``gap``, the distance of the two modalities' means; and the means over rows of the cosine
-    with the own candidate (``positive``) and with the best other one (``hardest_negative``).
+    By modality: ``uniformity``, :math:`\log` of the mean of :math:`e^{-2\lVert x_i - x_j\rVert^2}` (0 at collapse,
+    -4 for unrelated vectors), and ``effective_rank``, :math:`e^{H(\sigma/\sum\sigma)}` of the singular values of
+    the first 256 rows (1 at collapse, at most the width). What is not defined is NaN. By pair: ``alignment``, the
+    mean squared distance of what belongs together; ``gap``, the distance of the two modalities' means; and the
+    means over rows of the cosine with the own candidate (``positive``) and with the best other one
+    (``hardest_negative``).
 
     Args:
         embeddings: the gathered record of a step.
@@ -43,11 +46,9 @@ def diagnostics(embeddings: Embeddings, most: int = 1024) -> dict[str, Float[Ten
         both.fill_diagonal_(False)
         potential = torch.where(both, (4 * (rows @ rows.T) - 4).exp(), 0.0)
         found[f"{m}/uniformity"] = (potential.sum() / both.sum()).log()
-        seen = torch.where(there[m][:, None], rows, 0.0)
-        moment = (seen.T @ seen).double().nan_to_num(0.0, 0.0, 0.0)  # or what is broken stops here, and not at the loss
-        values = torch.linalg.eigvalsh(moment).clamp(min=0)
-        share = values / values.sum()
-        found[f"{m}/effective_rank"] = torch.special.entr(share).sum().exp().to(rows.dtype)
+        seen = torch.where(there[m][:FEW, None], rows[:FEW], 0.0)
+        values = torch.linalg.svdvals(seen.nan_to_num(0.0, 0.0, 0.0))  # what is broken stops at the loss, not here
+        found[f"{m}/effective_rank"] = torch.special.entr(values / values.sum()).sum().exp()
     for a, b in combinations(x, 2):
         valid = there[a] & there[b]
         cosines = x[a] @ x[b].T
@@ -57,7 +58,7 @@ def diagnostics(embeddings: Embeddings, most: int = 1024) -> dict[str, Float[Ten
         found[f"{a}-{b}/alignment"] = _mean(2 - 2 * own, valid)
         found[f"{a}-{b}/gap"] = torch.linalg.vector_norm(means[0] - means[1])
         found[f"{a}-{b}/positive"] = _mean(own, valid)
-        found[f"{a}-{b}/hardest_negative"] = _mean(apart, valid)
+        found[f"{a}-{b}/hardest_negative"] = torch.where(valid.sum() >= 2, _mean(apart, valid), float("nan"))
     return found
 
 

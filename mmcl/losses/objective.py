@@ -67,7 +67,7 @@ class Objective(nn.Module):
 
     def __init__(self, terms: Sequence[ScheduledSpec]) -> None:
         super().__init__()
-        specs = [spec for spec in terms if isinstance(spec, TermSpec | RegularizerSpec)]
+        specs = [spec for spec in check_objective(list(terms)) if isinstance(spec, TermSpec | RegularizerSpec)]
         titles = [spec.title for spec in specs]
         self.titles = [t if titles.count(t) == 1 else f"{t}_{i}" for i, t in enumerate(titles)]
         self.terms = nn.ModuleList(spec.build() for spec in specs)

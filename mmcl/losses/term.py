@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, PlainValidator, TypeAdapter, field_validator, model_validator
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError
 from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Features, Score, ScorePart, Side
+from mmcl.losses.precision import full_precision
 from mmcl.losses.statistics import Count, Statistic
 from mmcl.losses.temperature import Temperature, TemperatureSpec
 from mmcl.losses.views import VIEWS, Edge, View, ViewPart
@@ -19,12 +20,6 @@ from mmcl.types import Embeddings
 
 COUNTED = "candidates that are not left out"  # a statistic of the term's own
 _Who = tuple[Tensor | None, Tensor]  # which rows are there, and what they show
-
-
-def _temperature(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return {"init": value, "learn": False, "min": value}
-    return value
 
 
 class Ramp(Spec):
@@ -38,10 +33,17 @@ class Ramp(Spec):
     """How many."""
 
 
+_NUMBER = TypeAdapter(Annotated[float, Field(ge=0, allow_inf_nan=False)])
+
+
+def _weight(value: Any) -> float | Ramp:
+    return Ramp.model_validate(value) if isinstance(value, dict | Ramp) else _NUMBER.validate_python(value)
+
+
 class ScheduledSpec(Spec):
     """What every line of an objective says: how much it counts, and when."""
 
-    weight: Annotated[float, Field(ge=0)] | Ramp = 1.0
+    weight: Annotated[float | Ramp, PlainValidator(_weight)] = 1.0
     """Factor of this term in the total: a number, or `{start, end, steps}`."""
     from_step: Annotated[int, Field(ge=0)] = 0
     """First step at which the term counts."""
@@ -89,9 +91,7 @@ class TermSpec(ScheduledSpec):
     """`in_batch`: every other row. `distinct`: every other row that does not show the same thing."""
     view: ViewPart | None = Field(default=None, validate_default=True)
     """Which score matrices there are; where nothing is said, all pairs, or what the score is made for."""
-    temperature: Annotated[TemperatureSpec | None, BeforeValidator(_temperature)] = Field(
-        default=None, validate_default=True
-    )
+    temperature: TemperatureSpec | None = Field(default=None, validate_default=True)
     """A number is fixed; a mapping may learn it. Where nothing is said, what suits the score."""
     block: Annotated[int, Field(ge=16)] | Literal["auto"] | None = "auto"
     """Side of the tiles in which the score matrix is made, so that it never exists whole; none makes it at once."""
@@ -123,17 +123,22 @@ class TermSpec(ScheduledSpec):
                 raise MmclError(f"{list(pair)} pairs a modality with itself.")
         return value
 
-    @field_validator("temperature", mode="after")
+    @field_validator("temperature", mode="before")
     @classmethod
-    def _default_temperature(cls, value: TemperatureSpec | None, info: Any) -> TemperatureSpec | None:
+    def _default_temperature(cls, value: Any, info: Any) -> Any:
         if not {"score", "contrast"} <= set(info.data):
-            return value  # they are told by themselves
+            return None  # they are told by themselves
         contrast: type[Contrast] = _class(info.data["contrast"], CONTRASTS)
-        if contrast.tempered:
-            return value or _class(info.data["score"], SCORES).temperature
-        if value is not None:
-            raise MmclError(f"{info.data['contrast'].name} takes scores as they are and has no temperature.")
-        return None
+        if not contrast.tempered:
+            if value is not None:
+                raise MmclError(f"{info.data['contrast'].name} takes scores as they are and has no temperature.")
+            return None
+        usual: TemperatureSpec = contrast.temperature or _class(info.data["score"], SCORES).temperature
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"init": value, "learn": False, "min": value}
+        if isinstance(value, dict):
+            return {**usual.model_dump(), **value}
+        return usual if value is None else value
 
     @model_validator(mode="after")
     def _sense(self) -> "TermSpec":
@@ -153,6 +158,10 @@ class TermSpec(ScheduledSpec):
         if self.targets == "shared" and not contrast.shared:
             can = sorted(n for n, c in CONTRASTS.classes.items() if c.shared)
             raise MmclError(f"targets: {self.contrast.name} takes one positive a row; several: {', '.join(can)}.")
+        if self.targets == "shared" and self.negatives == "distinct":
+            raise MmclError(
+                "targets: what is a positive is no negative anyway; `negatives: distinct` says nothing more."
+            )
         if getattr(self.score, "shuffle", False) and (self.targets == "shared" or self.negatives == "distinct"):
             raise MmclError(f"{title}: shuffled candidates show nothing in particular, so none shows the same thing.")
         return self
@@ -203,9 +212,10 @@ class Term(nn.Module):
     def forward(self, embeddings: Embeddings, step: int = 0) -> Float[Tensor, ""]:
         """This process's part of the term."""
         edges = self.view.edges(list(embeddings.all))
-        return torch.stack([self._edge(embeddings, edge, step + i) for i, edge in enumerate(edges)]).mean()
+        with full_precision(embeddings.ids.device, self.score.exact):
+            return torch.stack([self._edge(embeddings, edge, (step, i)) for i, edge in enumerate(edges)]).mean()
 
-    def _edge(self, e: Embeddings, edge: Edge, seed: int) -> Float[Tensor, ""]:
+    def _edge(self, e: Embeddings, edge: Edge, seed: tuple[int, int]) -> Float[Tensor, ""]:
         """One matrix: this process's rows with all columns, and all rows with this process's columns."""
         valid = torch.stack([e.present[m] for m in (edge.anchor, *edge.others)]).all(0)
         anchors = self.score.anchors(e.all[edge.anchor])
@@ -213,7 +223,7 @@ class Term(nn.Module):
         shuffle, candidates, there = getattr(self.score, "shuffle", False), tuples, valid
         if shuffle:
             candidates, there = self._shuffled(e, edge, valid, seed)
-        scale, bias = self._scale(anchors[0]), getattr(self.contrast, "bias", None)
+        scale, bias = self._scale(anchors[0]), self.contrast.logit_bias()
         asked = self._statistics()
         both = not self.contrast.one_way and not shuffle
         whole = e.own == slice(0, valid.shape[0])  # one process: both directions are one walk
@@ -257,15 +267,18 @@ class Term(nn.Module):
         return Mask(rows[0], columns[0], diagonal, rows[1], columns[1], drop_same=distinct)
 
     def _shuffled(
-        self, e: Embeddings, edge: Edge, valid: Bool[Tensor, " all_batch"], seed: int
+        self, e: Embeddings, edge: Edge, valid: Bool[Tensor, " all_batch"], seed: tuple[int, int]
     ) -> tuple[Features, Bool[Tensor, " all_batch"]]:
-        """Candidates put together anew, the same on every process, and which of them are whole."""
-        generator = torch.Generator().manual_seed(seed)
-        orders = [
-            torch.randperm(valid.shape[0], generator=generator).to(valid.device, non_blocking=True) for _ in edge.others
-        ]
-        candidates = self.score.candidates([e.all[m][order] for m, order in zip(edge.others, orders, strict=True)])
-        return candidates, torch.stack([valid[order] for order in orders]).all(0)
+        """Candidates put together anew from rows that count: by step and matrix, the same on every process."""
+        step, number = seed
+        generator = torch.Generator().manual_seed(step * 1_000_003 + number)
+        places = valid.logical_not().to(torch.uint8).argsort(stable=True)  # of the rows that count, then the others
+        rows = []
+        for m in edge.others:
+            drawn = torch.rand(valid.shape[0], generator=generator).to(valid.device, non_blocking=True)
+            order = torch.empty_like(places).scatter(0, places, drawn.masked_fill(~valid, 2.0).argsort())
+            rows.append(e.all[m][order])
+        return self.score.candidates(rows), valid
 
 
 def _rows(features: Features, part: slice) -> Features:

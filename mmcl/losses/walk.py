@@ -11,7 +11,6 @@ rows at a time.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmcl.losses.base import Features, Score
+from mmcl.losses.precision import full_precision
 from mmcl.losses.statistics import INFINITY, Over, State, Statistic
 
 Block = int | Literal["auto"] | None
@@ -96,7 +96,7 @@ class Walk:
             bias: added to all logits.
         """
         if self.block is None:
-            with _exactly(self.score, rows[0].device):
+            with full_precision(rows[0].device, self.score.exact):
                 results = self._plain(rows, columns, scale, bias)
         else:
             results = list(cast("tuple[Tensor, ...]", _Tiles.apply(self, len(rows), scale, bias, *rows, *columns)))
@@ -166,7 +166,7 @@ class _Tiles(torch.autograd.Function):
         rows, columns = features[:split], features[split:]
         shape = rows[0].shape[0], columns[0].shape[0]
         states: list[State] = [s.empty(shape[1 - dim], rows[0]) for dim, s in walk.asked]
-        with _exactly(walk.score, rows[0].device):
+        with full_precision(rows[0].device, walk.score.exact):
             for at in walk.tiles(shape, rows[0].device):
                 scores = walk.score.tile(_cut(rows, at[0]), _cut(columns, at[1]))
                 tile = _Tile(walk, scores, scale, bias, at)
@@ -180,7 +180,7 @@ class _Tiles(torch.autograd.Function):
         ctx.walk, ctx.split, ctx.lengths = walk, split, [len(state) for state in states]
         ctx.save_for_backward(scale, bias, *features, *(x for state in states for x in state))
         results = [s.result(state) for (_, s), state in zip(walk.asked, states, strict=True)]
-        return tuple([torch.cat(own), *results] if walk.own else results)
+        return tuple([torch.cat([rows[0].new_empty(0), *own]), *results] if walk.own else results)
 
     @staticmethod
     @once_differentiable
@@ -197,7 +197,7 @@ class _Tiles(torch.autograd.Function):
         of_scale = torch.zeros_like(scale)
         of_bias = None if bias is None else torch.zeros_like(bias)
         of_own, grads = (grads[0], grads[1:]) if walk.own else (None, grads)
-        with _exactly(walk.score, rows[0].device):
+        with full_precision(rows[0].device, walk.score.exact):
             for r in _chunks(walk, shape[0]):
                 assert of_own is not None
                 _add_pairs(walk, r, (rows, columns), (into[:split], into[split:]), of_own[r])
@@ -250,18 +250,3 @@ def _gradient(tile: _Tile, states: list[State], grads: tuple[Tensor, ...]) -> Te
 
 def _cut(features: Any, part: slice) -> tuple[Any, ...]:
     return tuple(None if f is None else f[part] for f in features)
-
-
-@contextmanager
-def _exactly(score: Score, device: torch.device) -> Iterator[None]:
-    """No autocast: scores are fp32 at least. Where differences of near numbers matter, no TF32 either."""
-    with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda" or not score.exact:
-            yield
-            return
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = before

@@ -184,7 +184,7 @@ class Trainer:
         return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def _row(self, window: "_Window") -> Row:
-        """The numbers of the steps since the last row; the one place where the host waits for the device."""
+        """The numbers of the steps since the last row. Only steps that are logged make the host wait for the device."""
         mine = torch.tensor([float(self.bad.counts.total()), float(self.bad.rows)], device=self.device)
         sums = distributed.total(torch.cat([torch.stack(list(window.sums.values())), mine])).tolist()
         *sums, bad_samples, bad_rows = sums

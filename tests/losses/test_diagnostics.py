@@ -23,7 +23,8 @@ def test_the_geometry_is_that_of_the_definitions(vectors: dict[str, Tensor]) -> 
     found = diagnostics(Embeddings.single(vectors, {"image": there}))
     text, image = (F.normalize(vectors[m][:n], dim=1) for m, n in (("text", 10), ("image", 7)))
     assert found["image/uniformity"].item() == pytest.approx(math.log((-2 * torch.pdist(image) ** 2).exp().mean()))
-    values = torch.linalg.svdvals(text) ** 2 / (text**2).sum()
+    values = torch.linalg.svdvals(text)
+    values = values / values.sum()
     assert found["text/effective_rank"].item() == pytest.approx(
         math.exp(-sum(v * math.log(v) for v in values.tolist()))
     )
@@ -38,7 +39,7 @@ def test_the_geometry_is_that_of_the_definitions(vectors: dict[str, Tensor]) -> 
 def test_collapse_shows() -> None:
     same = diagnostics(Embeddings.single({"a": torch.ones(8, 4), "b": torch.ones(8, 4)}))
     assert same["a/uniformity"].item() == pytest.approx(0, abs=1e-5)
-    assert same["a/effective_rank"].item() == pytest.approx(1, abs=1e-4)
+    assert same["a/effective_rank"].item() == pytest.approx(1, abs=1e-3)
     assert same["a-b/hardest_negative"].item() == pytest.approx(1)
 
 

@@ -173,6 +173,13 @@ def test_a_pair_that_is_not_there_is_told(pair: dict[str, Tensor]) -> None:
         mmcl.objective("clip")({"text": pair["text"]})
 
 
+def test_what_is_no_batch_is_refused(pair: dict[str, Tensor]) -> None:
+    with pytest.raises(MmclError, match="keys are one a row, 12; got 2"):
+        mmcl.objective("clip")(pair, keys=["a", "b"])
+    with pytest.raises(MmclError, match="there are no embeddings"):
+        mmcl.objective("clip")({})
+
+
 def test_every_preset_builds() -> None:
     assert presets()
     for name in presets():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcl.losses.base import CONTRASTS, Contrast, Side
 from mmcl.losses.statistics import LogSumExp, SoftmaxMean, Statistic
+from mmcl.losses.temperature import TemperatureSpec
 
 
 @CONTRASTS.register("cacr")
@@ -40,6 +41,8 @@ class Cacr(Contrast):
     """
 
     shared: ClassVar[bool] = True
+    # it falls as the temperature rises, so the temperature is no parameter; t- = 2 as in the paper
+    temperature: ClassVar[TemperatureSpec | None] = TemperatureSpec(init=0.25, learn=False, min=0.25)
 
     def __init__(self, ratio: Annotated[float, Field(gt=0)] = 0.5) -> None:
         self.ratio = ratio

@@ -59,8 +59,7 @@ class Debiased(Contrast):
         smallest = (side.lowest * side.scale).expand_as(z)
         if self.tau_plus:
             hidden = z + math.log(self.tau_plus)
-            positive = mean > hidden
-            share = torch.where(positive, hidden - mean, -1.0).exp()  # never one where it is used
-            left = mean + torch.log1p(-share) - math.log1p(-self.tau_plus)
+            positive = mean - hidden > 1e-6
+            left = mean + (-torch.where(positive, hidden - mean, -1.0).expm1()).log() - math.log1p(-self.tau_plus)
             mean = torch.where(positive & (left > smallest), left, smallest)
         return torch.where(alone, 0.0, torch.logaddexp(z, count + mean) - z)

@@ -49,7 +49,9 @@ class Decoupled(Contrast):
         """Loss of each row; zero for a row without others."""
         weight: float | Tensor = 1.0
         if self.sigma is not None:
-            closeness = (side.own.detach() / self.sigma).exp()
-            weight = 2 - closeness / side.mean(closeness)
+            own = side.own.detach()
+            closeness = ((own - side.mean(own)) / self.sigma).clamp(max=80).exp()  # the shift cancels
+            usual = side.mean(closeness)
+            weight = torch.where(usual > 0, 2 - closeness / usual, 1.0)
         alone = side["others"] == float("-inf")
         return torch.where(alone, 0.0, side["others"].masked_fill(alone, 0.0) - weight * side.logit)

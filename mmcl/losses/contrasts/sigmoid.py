@@ -1,10 +1,11 @@
 """A binary decision for every pair (SigLIP)."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from mmcl.losses.base import CONTRASTS, Contrast, Side
@@ -42,7 +43,7 @@ class Sigmoid(Contrast, nn.Module):
     one_way: ClassVar[bool] = True
     shared: ClassVar[bool] = True
 
-    def __init__(self, bias: float = -10.0, learn_bias: bool = True) -> None:
+    def __init__(self, bias: Annotated[float, Field(allow_inf_nan=False)] = -10.0, learn_bias: bool = True) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.tensor(bias), requires_grad=learn_bias)
 
@@ -54,6 +55,10 @@ class Sigmoid(Contrast, nn.Module):
             "negatives": SoftplusSum(over="negatives"),
             "positives": SoftplusSum(scale=-1.0, over="positives"),
         }
+
+    def logit_bias(self) -> Float[Tensor, ""]:
+        """B now."""
+        return self.bias
 
     def __call__(self, side: Side) -> Float[Tensor, " rows"]:
         """Loss of each row."""

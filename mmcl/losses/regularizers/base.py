@@ -11,6 +11,7 @@ from pydantic import PlainValidator, SerializeAsAny
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError
+from mmcl.losses.precision import full_precision
 from mmcl.losses.term import ScheduledSpec
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings
@@ -73,12 +74,13 @@ class RegularizerTerm(nn.Module):
 
     def forward(self, embeddings: Embeddings, step: int = 0) -> Float[Tensor, ""]:
         """This process's part."""
-        return self.regularizer(embeddings)
+        with full_precision(embeddings.ids.device):
+            return self.regularizer(embeddings)
 
 
 def share(e: Embeddings) -> float:
     """This process's share of a number that every process computes as a whole; shares sum to one."""
-    return (e.own.stop - e.own.start) / e.ids.shape[0]
+    return (e.own.stop - e.own.start) / max(1, e.ids.shape[0])
 
 
 def over_pairs(

@@ -25,7 +25,7 @@ class Koleo(Regularizer):
     Use when: duplicates and clusters are the trouble, not the whole distribution; each row feels one neighbour.
     Cost: one product (rows, dim) x (dim, rows) a modality.
     Range: [-log 2, 6.9]: distances below a thousandth count as one and have no gradient.
-    Differs from the paper: distances are not normalised by the batch's largest.
+    Differs from the paper: the floor; DINOv2 adds 1e-8 to distances instead.
     Related: `uniformity` feels all neighbours.
 
     Args:

@@ -12,6 +12,7 @@ from mmcl.losses.scores.unit import wide
 from mmcl.types import Embeddings
 
 TINY = 1e-4  # VICReg's, added to a variance before its root
+SMALL = 1e-5  # batch normalisation's
 
 
 @REGULARIZERS.register("variance")
@@ -104,7 +105,8 @@ class Barlow(Regularizer):
     Use when: negatives are few or false.
     Cost: O(rows x dim^2), on every process.
     Range: [0, 4 dim + lambda dim (dim - 1)].
-    Differs from the paper: nothing; coordinates without spread correlate with nothing.
+    Differs from the paper: nothing; variances have 1e-5 added, as in its code's batch normalisation, so coordinates
+        without spread correlate with nothing.
     Related: `covariance`.
 
     Args:
@@ -135,9 +137,9 @@ class Barlow(Regularizer):
 
         def value(a: str, b: str, both: Bool[Tensor, " all_batch"]) -> Tensor:
             x, y = (centred(e, m, both)[0] for m in (a, b))
-            # the columns' lengths, so that their product is a correlation
-            x, y = (v / v.square().sum(0).clamp(min=1e-12).sqrt() for v in (x, y))
-            c = x.T @ y
+            count = both.sum().clamp(min=1)
+            x, y = (v * (v.square().sum(0) / count + SMALL).rsqrt() for v in (x, y))
+            c = x.T @ y / count
             on = (1 - c.diagonal()).square().sum()
             off = c.square().sum() - c.diagonal().square().sum()
             return (on + self.off_diagonal * off) * share(e)

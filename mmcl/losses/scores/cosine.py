@@ -38,7 +38,7 @@ class Cosine(Score):
     """
 
     most: ClassVar[int | None] = None
-    lowest: ClassVar[float | None] = -1.0
+    lowest: float | None = -1.0
     block: ClassVar[int] = 1024
 
     def __init__(self, tuples: Literal["mean", "centroid"] = "mean") -> None:

@@ -50,7 +50,7 @@ class Gram(Score):
 
     most: ClassVar[int | None] = None
     smaller_is_closer: ClassVar[bool] = True
-    lowest: ClassVar[float | None] = -1.0
+    lowest: float | None = -1.0
     exact: ClassVar[bool] = True
     view: ClassVar[Literal["pairs", "tuple", "rotating"]] = "tuple"
     # volumes of four and more modalities that agree lie near one another: the temperature must be free to fall
@@ -65,10 +65,9 @@ class Gram(Score):
         """Volume of the candidate alone, the inverse of its Cholesky factor, and its basis, one tensor a vector."""
         x = torch.stack([unit(x) for x in xs], 1)
         eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        with torch.autocast(x.device.type, enabled=False):
-            factor = torch.linalg.cholesky(x @ x.mT + RIDGE * eye)
-            inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-            basis = inverse @ x
+        factor = torch.linalg.cholesky_ex(x @ x.mT + RIDGE * eye).L  # of what is not finite, too
+        inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        basis = inverse @ x
         volume = self._weight(factor.diagonal(dim1=-2, dim2=-1).prod(-1))
         return volume, inverse, *(q.contiguous() for q in basis.unbind(1))
 
@@ -89,10 +88,9 @@ class Gram(Score):
         """
         (t, _), (volume, inverse, *basis) = anchors, candidates
         q = torch.stack(basis, 1)
-        with torch.autocast(t.device.type, enabled=False):
-            inside = torch.einsum("nmd,nd->nm", q, t)
-            rest = t - torch.einsum("nm,nmd->nd", inside, q)
-            weights = torch.einsum("nm,nml->nl", inside, inverse)
+        inside = torch.einsum("nmd,nd->nm", q, t)
+        rest = t - torch.einsum("nm,nmd->nd", inside, q)
+        weights = torch.einsum("nm,nml->nl", inside, inverse)
         height = rest.square().sum(-1) + RIDGE * (weights.square().sum(-1) + 1)
         return floored_sqrt(height, RIDGE / 4).mul(-volume)
 

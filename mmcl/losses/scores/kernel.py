@@ -46,13 +46,14 @@ class Kernel(Score):
     """
 
     smaller_is_closer: ClassVar[bool] = True
-    lowest: ClassVar[float | None] = None
+    lowest: float | None = -16.0  # of any power; an instance knows its own
     exact: ClassVar[bool] = True
 
     def __init__(
         self, gamma: Annotated[float, Field(gt=0, le=4)] = 1.0, mix: Annotated[float, Field(ge=0, le=1)] = 1.0
     ) -> None:
         self.gamma, self.mix = gamma, mix
+        self.lowest = -(mix * 2**gamma + (1 - mix) * 4)
 
     def anchors(self, x: Float[Tensor, "rows dim"]) -> Features:
         """Unit vectors and their squared lengths."""

@@ -10,11 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmcl.losses.base import SCORES, Features, Score
-from mmcl.losses.scores.unit import wide
+from mmcl.losses.scores.unit import floored_sqrt, unit, wide
 
 FLOOR = 1e-6  # of cosh(distance) - 1, below which fp32 knows nothing of it
 TINY = 1e-12  # the same where the difference is known exactly
-LONGEST = 10.0  # of a tangent vector times the root of the curvature; sinh(10) is 11,013
+HUGE = 1e6  # of an embedding, beyond which its length is taken for this
+LONGEST = 5.0  # of a tangent vector times the root of the curvature; fp32 errors grow with the square of its sinh, 74
 
 
 @SCORES.register("lorentz")
@@ -31,8 +32,8 @@ class Lorentz(Score, nn.Module):
     Use when: captions are more general than what they tell of: general ones move to the origin, `entailment` helps.
     Cost: one product (rows, dim) x (dim, columns), and an arcosh of each entry.
     Range: [0, inf).
-    Differs from the paper: the distance of a pair that belongs together is taken from differences, and tangent vectors
-        longer than 10 are shortened, so that nothing overflows.
+    Differs from the paper: the same distance by the hyperbolic law of cosines, exact from differences for pairs that
+        belong together; tangent vectors longer than 5 radii are shortened, beyond which fp32 knows too little.
     Related: `cosine`, which forgets lengths.
 
     Args:
@@ -53,7 +54,7 @@ class Lorentz(Score, nn.Module):
 
     def __init__(self, curvature: Annotated[float, Field(gt=0, le=10)] = 1.0, learn_curvature: bool = True) -> None:
         super().__init__()
-        self.start, self.width = math.log(curvature), 1
+        self.start, self.width = math.log(curvature), 0  # of embeddings, once they are seen
         self.log_curvature = nn.Parameter(torch.tensor(self.start), requires_grad=learn_curvature)
         self.log_anchor_scale = nn.Parameter(torch.zeros(()))  # alpha * sqrt(dim)
         self.log_candidate_scale = nn.Parameter(torch.zeros(()))
@@ -67,40 +68,41 @@ class Lorentz(Score, nn.Module):
     def clamp_(self) -> None:
         """Hold the curvature within a tenth and ten times of its start, and the scales at or below one."""
         self.log_curvature.clamp_(self.start - math.log(10), self.start + math.log(10))
-        for log_scale in (self.log_anchor_scale, self.log_candidate_scale):
-            log_scale.clamp_(max=0.5 * math.log(self.width))
+        if self.width:
+            for log_scale in (self.log_anchor_scale, self.log_candidate_scale):
+                log_scale.clamp_(max=0.5 * math.log(self.width))
 
     def anchors(self, x: Float[Tensor, "rows dim"]) -> Features:
-        """Points in units of the curvature's radius: space, time, squared lengths, and the radius."""
-        return self._lift(x, self.log_anchor_scale)
+        """Directions, distances from the origin in units of the curvature's radius, their sinh, and that radius."""
+        return self._polar(x, self.log_anchor_scale)
 
     def candidates(self, xs: Sequence[Float[Tensor, "columns dim"]]) -> Features:
         """As for anchors."""
-        return self._lift(xs[0], self.log_candidate_scale)
+        return self._polar(xs[0], self.log_candidate_scale)
 
-    def _lift(self, x: Tensor, log_scale: Tensor) -> Features:
+    def _polar(self, x: Tensor, log_scale: Tensor) -> Features:
         v = wide(x)
         self.width = v.shape[-1]
-        alpha = (log_scale - 0.5 * math.log(self.width)).exp()
         root = self.curvature.sqrt().to(v.dtype)
-        tangent = v * (alpha * root).to(v.dtype)
-        length = tangent.square().sum(-1, keepdim=True).clamp(min=TINY).sqrt()
-        short = length.clamp(max=LONGEST)
-        space = tangent * (short.sinh() / length)
-        return space, short.squeeze(-1).cosh(), space.square().sum(-1), root.expand(v.shape[0])
+        alpha = (log_scale - 0.5 * math.log(self.width)).exp().to(v.dtype)
+        length = torch.linalg.vector_norm(v, dim=-1).clamp(max=HUGE) * (alpha * root)
+        length = length.clamp(max=LONGEST)
+        return unit(v), length, length.sinh(), root.expand(v.shape[0])
 
     def tile(self, anchors: Features, candidates: Features) -> Float[Tensor, "rows columns"]:
-        """Distances from inner products."""
-        (x, time, _, root), (y, other, _, _) = anchors, candidates
-        return self._distance(time[:, None] * other - x @ y.T - 1, FLOOR) / -root[:, None]
+        """Distances by the law of cosines, from inner products of directions."""
+        (x, a, sinh_a, root), (y, b, sinh_b, _) = anchors, candidates
+        apart = 1 - x @ y.T
+        return self._distance(a[:, None] - b, sinh_a[:, None] * sinh_b * apart, FLOOR) / -root[:, None]
 
     def pairs(self, anchors: Features, candidates: Features) -> Float[Tensor, " rows"]:
-        """Distances from differences: cosh d - 1 is half the Lorentzian square of x - y."""
-        (x, time, length, root), (y, other, other_length, _) = anchors, candidates
-        across = (length - other_length) / (time + other)
-        return self._distance(0.5 * ((x - y).square().sum(-1) - across.square()), TINY) / -root
+        """The same from differences of directions."""
+        (x, a, sinh_a, root), (y, b, sinh_b, _) = anchors, candidates
+        apart = 0.5 * (x - y).square().sum(-1)
+        return self._distance(a - b, sinh_a * sinh_b * apart, TINY) / -root
 
     @staticmethod
-    def _distance(less_one: Tensor, floor: float) -> Tensor:
-        """Distance from cosh(distance) - 1."""
-        return 2 * torch.asinh((less_one.clamp(min=floor) / 2).sqrt())
+    def _distance(along: Tensor, across: Tensor, floor: float) -> Tensor:
+        """Cosh d - 1 = 2 sinh^2((a - b) / 2) + sinh a sinh b (1 - cos)."""
+        less_one = 2 * (along / 2).sinh().square() + across
+        return 2 * torch.asinh(floored_sqrt(less_one / 2, floor))

@@ -45,7 +45,7 @@ class Symile(Score):
 
     least: ClassVar[int] = 2
     most: ClassVar[int | None] = None
-    lowest: ClassVar[float | None] = -1.0
+    lowest: float | None = -1.0
     view: ClassVar[Literal["pairs", "tuple", "rotating"]] = "rotating"
     temperature: ClassVar[TemperatureSpec] = TemperatureSpec(init=0.02, min=0.0001)
 

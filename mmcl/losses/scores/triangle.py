@@ -45,7 +45,7 @@ class Triangle(Score):
     least: ClassVar[int] = 2
     most: ClassVar[int | None] = 2
     smaller_is_closer: ClassVar[bool] = True
-    lowest: ClassVar[float | None] = -1.2990381  # three corners of one great circle, 120 degrees apart
+    lowest: float | None = -1.2990381  # three corners of one great circle, 120 degrees apart
     exact: ClassVar[bool] = True
     view: ClassVar[Literal["pairs", "tuple", "rotating"]] = "tuple"
     temperature: ClassVar[TemperatureSpec] = TemperatureSpec(min=0.001)
