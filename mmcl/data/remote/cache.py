@@ -219,7 +219,7 @@ class ShardCache:
             elif look(url, self._patience.timeout) != file:
                 part.unlink()
                 raise TransientError("it changed while it was downloaded")
-            os.replace(part, path)
+            self._folder.keep(part, path)
         elif sha256 is not None and not is_checked(path, sha256):
             self._verify(path, sha256)
             mark_checked(path, path, sha256)

@@ -137,6 +137,14 @@ class CacheFolder:
             part.touch()
         return True
 
+    def keep(self, part: Path, path: Path) -> None:
+        """Give a whole download its name, while nobody makes room.
+
+        A file that is renamed while a folder is listed may show under neither name, and would not be counted.
+        """
+        with self._room_lock():
+            part.replace(path)
+
     def _room_lock(self) -> filelock.AcquireReturnProxy:
         try:
             return self._lock("room").acquire(timeout=ROOM_TIMEOUT)
