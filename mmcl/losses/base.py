@@ -65,17 +65,7 @@ class Score(ABC):
 
         This default asks autograd; a score that is worth it writes it by hand.
         """
-        with torch.enable_grad():
-            leaves = [f.detach().requires_grad_() for f in (*anchors, *candidates)]
-            scores = self.tile(tuple(leaves[: len(anchors)]), tuple(leaves[len(anchors) :]))
-
-        def pull(g: Tensor, of_anchors: Sequence[Tensor | None], of_candidates: Sequence[Tensor | None]) -> None:
-            found = torch.autograd.grad(scores, leaves, g, allow_unused=True)
-            for sum_, part in zip((*of_anchors, *of_candidates), found, strict=True):
-                if sum_ is not None and part is not None:
-                    sum_ += part
-
-        return scores.detach(), pull
+        return vjp_of(self.tile, anchors, candidates)
 
     def __call__(
         self, anchor: Float[Tensor, "rows dim"], *candidate: Float[Tensor, "columns dim"]
@@ -83,6 +73,23 @@ class Score(ABC):
         """All scores at once, larger is closer."""
         with full_precision(anchor.device, self.exact):
             return self.tile(self.anchors(anchor), self.candidates(candidate))
+
+
+def vjp_of(
+    function: Callable[[Features, Features], Tensor], anchors: Features, candidates: Features
+) -> tuple[Tensor, Pull]:
+    """What a function makes of features, and what adds a gradient of it to theirs, by autograd."""
+    with torch.enable_grad():
+        leaves = [f.detach().requires_grad_() for f in (*anchors, *candidates)]
+        made = function(tuple(leaves[: len(anchors)]), tuple(leaves[len(anchors) :]))
+
+    def pull(g: Tensor, of_anchors: Sequence[Tensor | None], of_candidates: Sequence[Tensor | None]) -> None:
+        found = torch.autograd.grad(made, leaves, g, allow_unused=True)
+        for sum_, part in zip((*of_anchors, *of_candidates), found, strict=True):
+            if sum_ is not None and part is not None:
+                sum_ += part
+
+    return made.detach(), pull
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,21 @@ class Pairs(View):
         return [Edge(a, (b,)) for a, b in self.pairs or combinations(modalities, 2)]
 
 
+class _Anchored(View):
+    """One modality is the anchor."""
+
+    def __init__(self, anchor: str) -> None:
+        self.anchor = anchor
+
+    def others(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        """All modalities but the anchor."""
+        if self.anchor not in modalities:
+            raise MmclError(f"the anchor {self.anchor!r} is not among {list(modalities)}.")
+        return tuple(m for m in modalities if m != self.anchor)
+
+
 @VIEWS.register("star")
-class Star(View):
+class Star(_Anchored):
     """One modality with each of the others (ImageBind).
 
     Args:
@@ -68,17 +81,13 @@ class Star(View):
         [('text', ('image',)), ('text', ('audio',))]
     """
 
-    def __init__(self, anchor: str) -> None:
-        self.anchor = anchor
-
     def edges(self, modalities: Sequence[str]) -> list[Edge]:
         """One matrix for every other modality."""
-        _check_anchor(self.anchor, modalities)
-        return [Edge(self.anchor, (m,)) for m in modalities if m != self.anchor]
+        return [Edge(self.anchor, (m,)) for m in self.others(modalities)]
 
 
 @VIEWS.register("tuple")
-class Tuple(View):
+class Tuple(_Anchored):
     """One modality with all others at once (GRAM).
 
     Args:
@@ -91,13 +100,9 @@ class Tuple(View):
 
     tuples: ClassVar[bool] = True
 
-    def __init__(self, anchor: str) -> None:
-        self.anchor = anchor
-
     def edges(self, modalities: Sequence[str]) -> list[Edge]:
         """One matrix."""
-        _check_anchor(self.anchor, modalities)
-        return [Edge(self.anchor, tuple(m for m in modalities if m != self.anchor))]
+        return [Edge(self.anchor, self.others(modalities))]
 
 
 @VIEWS.register("rotating")
@@ -117,8 +122,3 @@ class Rotating(View):
     def edges(self, modalities: Sequence[str]) -> list[Edge]:
         """One matrix a modality."""
         return [Edge(a, tuple(m for m in modalities if m != a)) for a in modalities]
-
-
-def _check_anchor(anchor: str, modalities: Sequence[str]) -> None:
-    if anchor not in modalities:
-        raise MmclError(f"the anchor {anchor!r} is not among {list(modalities)}.")

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmcl.losses.base import Features, Score
+from mmcl.losses.base import Features, Score, vjp_of
 from mmcl.losses.precision import full_precision
 from mmcl.losses.statistics import INFINITY, Over, State, Statistic
 
@@ -32,7 +32,7 @@ class Mask:
     """Which entries of the matrix take part.
 
     ``diagonal`` says that row i's own column is i + diagonal, where there is such a column. Rows and columns with equal
-    ids show the same thing; ids are only needed where somebody asks (`same`, or statistics over positives).
+    ids show the same thing; ids are only needed for `drop_same` and statistics over negatives or positives.
     """
 
     rows: Bool[Tensor, " rows"] | None = None  # all, where None
@@ -200,7 +200,8 @@ class _Tiles(torch.autograd.Function):
         with full_precision(rows[0].device, walk.score.exact):
             for r in _chunks(walk, shape[0]):
                 assert of_own is not None
-                _add_pairs(walk, r, (rows, columns), (into[:split], into[split:]), of_own[r])
+                _, pull = vjp_of(walk.score.pairs, *_own(walk, r, rows, columns))
+                pull(of_own[r], *_own(walk, r, into[:split], into[split:]))
             for at in walk.tiles(shape, rows[0].device):
                 scores, pull = walk.score.vjp(_cut(rows, at[0]), _cut(columns, at[1]))
                 tile = _Tile(walk, scores, scale, bias, at)
@@ -220,19 +221,6 @@ def _chunks(walk: Walk, rows: int, length: int = 1024) -> list[slice]:
 
 def _own(walk: Walk, r: slice, rows: Any, columns: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     return _cut(rows, r), _cut(columns, walk.own_columns(r))
-
-
-def _add_pairs(walk: Walk, r: slice, features: Any, into: Any, g: Tensor) -> None:
-    """Add the gradient of some rows' own scores to those of the features."""
-    parts = _own(walk, r, *features)
-    with torch.enable_grad():
-        leaves = [tuple(f.detach().requires_grad_() for f in part) for part in parts]
-        scores = walk.score.pairs(*leaves)
-    found = torch.autograd.grad(scores, [*leaves[0], *leaves[1]], g, allow_unused=True)
-    sums = _own(walk, r, *into)
-    for sum_, part in zip([*sums[0], *sums[1]], found, strict=True):
-        if sum_ is not None and part is not None:
-            sum_ += part
 
 
 def _gradient(tile: _Tile, states: list[State], grads: tuple[Tensor, ...]) -> Tensor:

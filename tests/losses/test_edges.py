@@ -7,6 +7,7 @@ import torch
 
 import mmcl
 from mmcl.losses import SCORES, TermSpec
+from tests.losses import references
 from tests.losses.test_contract import COVERING, MODALITIES, gradients, natural, vectors
 
 
@@ -47,3 +48,11 @@ def test_a_temperature_in_part_keeps_the_rest_of_what_suits_the_score() -> None:
     spec = TermSpec.model_validate({"score": "symile", "temperature": {"learn": False}})
     assert spec.temperature is not None
     assert spec.temperature.init == 0.02
+
+
+def test_a_tuple_may_be_its_centroid() -> None:
+    x = {m: t.detach() for m, t in vectors("gram").items()}
+    found = mmcl.score({"name": "cosine", "tuples": "centroid"}, x, anchor="text")
+    for i, j in ((0, 0), (3, 5)):
+        expected = references.centroid(x["text"][i], x["image"][j], x["audio"][j])
+        assert found[i, j].item() == pytest.approx(expected, abs=1e-6)

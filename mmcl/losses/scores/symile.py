@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmcl.losses.base import SCORES, Features, Pull, Score
+from mmcl.losses.base import SCORES, Features
 from mmcl.losses.scores.cosine import Cosine
 from mmcl.losses.scores.unit import unit
 from mmcl.losses.temperature import TemperatureSpec
 
 
 @SCORES.register("symile")
-class Symile(Score):
+class Symile(Cosine):
     r"""Multilinear inner product of the unit vectors of an anchor and of all modalities of a candidate.
 
     .. math:: s_{ij} = \sum_d t_{id}\, x^1_{jd} \cdots x^m_{jd}
@@ -44,30 +44,12 @@ class Symile(Score):
     """
 
     least: ClassVar[int] = 2
-    most: ClassVar[int | None] = None
-    lowest: float | None = -1.0
     view: ClassVar[Literal["pairs", "tuple", "rotating"]] = "rotating"
     temperature: ClassVar[TemperatureSpec] = TemperatureSpec(init=0.02, min=0.0001)
 
     def __init__(self, shuffle: bool = True) -> None:
         self.shuffle = shuffle
 
-    def anchors(self, x: Float[Tensor, "rows dim"]) -> Features:
-        """Unit vectors."""
-        return (unit(x),)
-
     def candidates(self, xs: Sequence[Float[Tensor, "columns dim"]]) -> Features:
         """The product of the unit vectors, coordinate by coordinate."""
         return (reduce(torch.mul, [unit(x) for x in xs]),)
-
-    def tile(self, anchors: Features, candidates: Features) -> Float[Tensor, "rows columns"]:
-        """One product."""
-        return anchors[0] @ candidates[0].T
-
-    def pairs(self, anchors: Features, candidates: Features) -> Float[Tensor, " rows"]:
-        """Row by row."""
-        return (anchors[0] * candidates[0]).sum(-1)
-
-    def vjp(self, anchors: Features, candidates: Features) -> tuple[Float[Tensor, "rows columns"], Pull]:
-        """As for cosines."""
-        return Cosine().vjp(anchors, candidates)
