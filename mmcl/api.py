@@ -18,11 +18,15 @@ from mmcl.workflow import Measurement, train
 __all__ = ["evaluate", "load", "objective", "score", "train"]
 
 
-def objective(terms: Any) -> Objective:
+def objective(terms: Any, dim: int | None = None) -> Objective:
     """An objective: a preset's name, one term, or a list of terms as in a recipe.
 
     Call it with one (batch, dim) tensor a modality; ``total`` of what it returns carries the gradient, ``parts`` are
     the terms' values.
+
+    Args:
+        terms: what `objective:` of a recipe says.
+        dim: width of the embeddings, for parts that have weights of that width.
 
     Example:
         >>> import torch
@@ -34,7 +38,7 @@ def objective(terms: Any) -> Objective:
         MmclError: something in the terms is wrong; all errors at once, each with its path.
     """
     try:
-        return Objective(check_objective(terms))
+        return Objective(check_objective(terms), dim)
     except ValidationError as error:
         raise explain(error, "objective") from None
 

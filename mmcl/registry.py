@@ -19,7 +19,7 @@ them when it is imported. It is imported when a name is not known, on loading a 
 import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -70,6 +70,8 @@ class Part(Spec):
     """One named part and its arguments, checked but not yet built."""
 
     name: str
+    wants: ClassVar[tuple[str, ...]] = ()
+    """What `build` must be told."""
 
     def build(self, **context: Any) -> Any:
         """Make the part; ``context`` is what only the running program knows."""
@@ -130,6 +132,7 @@ def _spec(name: str, cls: type) -> type[Part]:
 
     spec = create_model(cls.__name__, __base__=Part, name=(str, name), **fields)
     spec.build = build  # type: ignore[method-assign]
+    spec.wants = tuple(a.name for a in arguments if a.kind is a.KEYWORD_ONLY)
     return spec
 
 

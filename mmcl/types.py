@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mmcl.errors import MmclError
@@ -80,6 +80,12 @@ class Embeddings:
     ``local`` are this process's rows and ``all`` the rows of every process, in the order of the ranks and with
     gradients; ``present`` and ``ids`` describe all rows. Vectors come as the towers made them: a score normalises.
     Partial losses of the processes SUM to the loss of the global batch.
+
+    A name with a dot is one more copy of a modality, ``image.2`` another crop and ``text.2`` another caption of the
+    same sample, ``text.wrong`` a caption that does not fit: terms look at copies only where they are told to.
+
+    ``extras`` are what else is known of all rows, without gradient: vectors of a frozen tower, a grade, a flag; any
+    width. What a row lacks is said by ``present``, under the same name.
     """
 
     local: Mapping[str, Float[Tensor, "batch dim"]]
@@ -88,6 +94,19 @@ class Embeddings:
     ids: Int[Tensor, " all_batch"]
     offset: int
     total: Callable[[Tensor], Tensor]  # differentiable sum over processes
+    extras: Mapping[str, Shaped[Tensor, "all_batch ..."]] = field(default_factory=dict)
+    step: int = 0  # of the optimizer
+    seed: int = 0  # of the run
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities, without further copies."""
+        return [m for m in self.all if "." not in m]
+
+    def generator(self, *numbers: int) -> torch.Generator:
+        """A generator of the CPU for this step, the same on every process; ``numbers`` tell draws of a step apart."""
+        words = np.random.SeedSequence([self.seed, self.step, *numbers]).generate_state(2, np.uint32)
+        return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
     @property
     def own(self) -> slice:
@@ -100,29 +119,37 @@ class Embeddings:
         vectors: Mapping[str, Float[Tensor, "batch dim"]],
         present: Mapping[str, Bool[Tensor, " batch"]] | None = None,
         keys: Sequence[str] | None = None,
+        extras: Mapping[str, Shaped[Tensor, "batch ..."]] | None = None,
     ) -> "Embeddings":
         """The record of one process that holds the whole batch; everything present and distinct unless told."""
-        _check(vectors, present, keys)
+        extras = {name: x.detach() for name, x in (extras or {}).items()}
+        _check(vectors, present, keys, extras)
         first = next(iter(vectors.values()))
         rows, device = first.shape[0], first.device
         everything = torch.ones(rows, dtype=torch.bool, device=device)
         if present is not None:  # whatever stands in absent rows, it is not looked at
-            unknown = set(present) - set(vectors)
+            unknown = set(present) - set(vectors) - set(extras)
             if unknown:
-                raise MmclError(f"present names {sorted(unknown)}, which are not among {list(vectors)}.")
+                raise MmclError(f"present names {sorted(unknown)}, which are not among {[*vectors, *extras]}.")
             vectors = {m: x.masked_fill(~present.get(m, everything)[:, None], 0.0) for m, x in vectors.items()}
         number = {key: i for i, key in enumerate(keys or ())}
         return cls(
             local=vectors,
             all=vectors,
-            present={m: everything if present is None else present.get(m, everything) for m in vectors},
+            present={m: everything if present is None else present.get(m, everything) for m in (*vectors, *extras)},
             ids=torch.tensor([number[k] for k in keys] if keys else range(rows), dtype=torch.long, device=device),
             offset=0,
             total=lambda x: x,
+            extras=extras,
         )
 
 
-def _check(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor] | None, keys: Sequence[str] | None) -> None:
+def _check(
+    vectors: Mapping[str, Tensor],
+    present: Mapping[str, Tensor] | None,
+    keys: Sequence[str] | None,
+    extras: Mapping[str, Tensor],
+) -> None:
     """Refuse what is no batch."""
     if not vectors:
         raise MmclError("there are no embeddings.")
@@ -136,5 +163,10 @@ def _check(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor] | None, 
     for m, there in (present or {}).items():
         if there.shape != (rows,) or there.dtype != torch.bool:
             raise MmclError(f"present[{m!r}] is one bool a row, {rows}; got {there.dtype} of {tuple(there.shape)}.")
+    for name, x in extras.items():
+        if x.shape[:1] != (rows,) or name in vectors:
+            raise MmclError(
+                f"extras[{name!r}] has a row for each of {rows}, and a name of its own; got {tuple(x.shape)}."
+            )
     if keys is not None and len(keys) != rows:
         raise MmclError(f"keys are one a row, {rows}; got {len(keys)}.")

@@ -31,6 +31,8 @@ from mmcl.losses.scores.triangle import Triangle
 from mmcl.losses.statistics import Statistic
 from mmcl.losses.temperature import Temperature, TemperatureSpec
 from mmcl.losses.term import Term, TermSpec
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform
+from mmcl.losses.transforms.matryoshka import Matryoshka
 from mmcl.losses.views import VIEWS, Pairs, Rotating, Star, Tuple, View
 from mmcl.losses.walk import Mask, Walk
 
@@ -38,6 +40,7 @@ __all__ = [
     "CONTRASTS",
     "REGULARIZERS",
     "SCORES",
+    "TRANSFORMS",
     "VIEWS",
     "Alignment",
     "Barlow",
@@ -49,6 +52,7 @@ __all__ = [
     "CrossUniformity",
     "Debiased",
     "Decoupled",
+    "EmbeddingTransform",
     "Focal",
     "Gram",
     "HardNegative",
@@ -59,6 +63,7 @@ __all__ = [
     "LossOutput",
     "Margin",
     "Mask",
+    "Matryoshka",
     "Objective",
     "ObjectiveSpec",
     "Pairs",

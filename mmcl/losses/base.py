@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import PlainValidator, SerializeAsAny
 from torch import Tensor
 
@@ -109,6 +109,10 @@ class Side:
     mean: Callable[[Float[Tensor, " rows"]], Float[Tensor, ""]] = (
         torch.mean
     )  # over the rows of all processes that count
+    ids: Int[Tensor, " rows"] | None = None  # what the rows show; stable over the epochs of a run
+    counted: Bool[Tensor, " rows"] | None = None  # which rows count; others may hold anything
+    gather: Callable[[Shaped[Tensor, " rows"]], Shaped[Tensor, " all_rows"]] = lambda x: x  # of all processes, detached
+    name: str = ""  # whose rows against whose candidates, as in "text>image"
 
     @property
     def logit(self) -> Float[Tensor, " rows"]:

@@ -38,7 +38,7 @@ def diagnostics(embeddings: Embeddings, most: int = 512) -> dict[str, Float[Tens
         >>> round(found["a/effective_rank"].item(), 3), round(found["a-b/positive"].item(), 3)
         (4.0, 1.0)
     """
-    x = {m: unit(rows[:most]) for m, rows in embeddings.all.items()}
+    x = {m: unit(embeddings.all[m][:most]) for m in embeddings.modalities}
     there = {m: embeddings.present[m][:most] for m in x}
     found: dict[str, Tensor] = {}
     for m, rows in x.items():
@@ -62,7 +62,7 @@ def diagnostics(embeddings: Embeddings, most: int = 512) -> dict[str, Float[Tens
     return found
 
 
-def gradient_norms(objective: Objective, embeddings: Embeddings, step: int) -> dict[str, Float[Tensor, ""]]:
+def gradient_norms(objective: Objective, embeddings: Embeddings) -> dict[str, Float[Tensor, ""]]:
     """Norm of the gradient of each weighted term with respect to all embeddings, over the global batch.
 
     Computed apart from training, by one more pass through the objective (not the towers), so it is for steps that are
@@ -71,16 +71,15 @@ def gradient_norms(objective: Objective, embeddings: Embeddings, step: int) -> d
     Args:
         objective: the terms.
         embeddings: the gathered record of a step.
-        step: terms switch on and off by it.
     """
     leaves = {m: x.detach().to(torch.promote_types(x.dtype, torch.float32)) for m, x in embeddings.all.items()}
     leaves = {m: x.requires_grad_() for m, x in leaves.items()}
     record = replace(embeddings, all=leaves)
     norms: dict[str, Tensor] = {}
     for title, term in objective:
-        if term.spec.active(step):
+        if term.spec.active(embeddings.step):
             with torch.enable_grad():
-                part = term(record, step) * term.spec.weight_at(step)
+                part = term(record) * term.spec.weight_at(embeddings.step)
             # of a zero that depends on nothing there is no gradient
             grads = torch.autograd.grad(part, list(leaves.values()), allow_unused=True) if part.requires_grad else ()
             squares = [embeddings.total(g).square().sum() for g in grads if g is not None]

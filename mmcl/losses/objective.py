@@ -1,22 +1,22 @@
 """Terms to a total: what the optimizer minimises."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from pydantic import BeforeValidator, Field, PlainValidator, SerializeAsAny, TypeAdapter
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.base import LossOutput
-from mmcl.losses.regularizers.base import RegularizerSpec, RegularizerTerm
-from mmcl.losses.scores.lorentz import Lorentz
-from mmcl.losses.temperature import Temperature
-from mmcl.losses.term import ScheduledSpec, Term, TermSpec
+from mmcl.losses.line import Line, LineSpec
+from mmcl.losses.regularizers.base import RegularizerSpec
+from mmcl.losses.term import TermSpec
 from mmcl.types import Embeddings
 
 
@@ -33,29 +33,43 @@ def _terms(value: Any) -> Any:
             hint = did_you_mean(value, presets())
             raise MmclError(f"no objective is called {value!r}{hint} Known: {', '.join(sorted(presets()))}.")
         value = presets()[value]
-    return [value] if isinstance(value, dict | ScheduledSpec) else value
+    return [value] if isinstance(value, dict | LineSpec) else value
 
 
-def _line(value: Any) -> ScheduledSpec:
+def _line(value: Any) -> LineSpec:
     """One line of an objective: a regularizer, or else a contrast."""
-    if isinstance(value, ScheduledSpec):
+    if isinstance(value, LineSpec):
         return value
     kind = RegularizerSpec if isinstance(value, dict) and "regularize" in value else TermSpec
     return kind.model_validate(value)
 
 
-Line = Annotated[SerializeAsAny[ScheduledSpec], PlainValidator(_line)]
-ObjectiveSpec = Annotated[list[Line], BeforeValidator(_terms), Field(min_length=1)]
+ObjectiveSpec = Annotated[
+    list[Annotated[SerializeAsAny[LineSpec], PlainValidator(_line)]], BeforeValidator(_terms), Field(min_length=1)
+]
 """Type of a recipe's field that holds an objective."""
 
 
-def check_objective(value: Any) -> list[ScheduledSpec]:
+def check_objective(value: Any) -> list[LineSpec]:
     """Turn what a recipe says (a preset's name, one term, or a list of terms) into checked terms."""
     return TypeAdapter(ObjectiveSpec).validate_python(value)
 
 
+@runtime_checkable
+class AfterStep(Protocol):
+    """A part that has something to do once the optimizer has stepped."""
+
+    def after_step_(self) -> None:
+        """Do it."""
+        ...
+
+
 class Objective(nn.Module):
     """Weighted sum of terms.
+
+    Args:
+        terms: the lines of an objective.
+        dim: width of the shared space, for parts that have weights of that width.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -65,12 +79,12 @@ class Objective(nn.Module):
         (torch.Size([]), ['cosine_softmax'])
     """
 
-    def __init__(self, terms: Sequence[ScheduledSpec]) -> None:
+    def __init__(self, terms: Sequence[LineSpec], dim: int | None = None) -> None:
         super().__init__()
-        specs = [spec for spec in check_objective(list(terms)) if isinstance(spec, TermSpec | RegularizerSpec)]
+        specs = check_objective(list(terms))
         titles = [spec.title for spec in specs]
         self.titles = [t if titles.count(t) == 1 else f"{t}_{i}" for i, t in enumerate(titles)]
-        self.terms = nn.ModuleList(spec.build() for spec in specs)
+        self.terms = nn.ModuleList(spec.build(dim) for spec in specs)
 
     def forward(
         self,
@@ -78,6 +92,7 @@ class Objective(nn.Module):
         *,
         present: Mapping[str, Bool[Tensor, " batch"]] | None = None,
         keys: Sequence[str] | None = None,
+        extras: Mapping[str, Shaped[Tensor, "batch ..."]] | None = None,
         step: int = 0,
     ) -> LossOutput:
         """Loss and its parts.
@@ -86,10 +101,11 @@ class Objective(nn.Module):
             embeddings: the gathered record of a training step, or one (batch, dim) tensor a modality.
             present: which rows have which modality, where the embeddings are plain tensors; all unless told.
             keys: rows with equal keys show the same thing; all differ unless told.
-            step: terms switch on and off by it.
+            extras: what else is known of the rows, such as a teacher's vectors.
+            step: terms switch on and off by it, and it seeds what is drawn; where plain tensors are given.
         """
         if not isinstance(embeddings, Embeddings):
-            embeddings = Embeddings.single(embeddings, present, keys)
+            embeddings = replace(Embeddings.single(embeddings, present, keys, extras), step=step)
         parts: dict[str, Tensor] = {}
         for title, term in self:
             try:
@@ -99,23 +115,26 @@ class Objective(nn.Module):
         # a term that is switched off still touches its parameters, so that every process reduces the same gradients
         total = sum((p.sum() * 0.0 for p in self.parameters()), start=embeddings.ids.new_zeros((), dtype=torch.float32))
         for title, term in self:
-            if term.spec.active(step):
-                part = term(embeddings, step)
+            if term.spec.active(embeddings.step):
+                part = term(embeddings)
                 parts[title] = part.detach()
-                total = total + term.spec.weight_at(step) * part
+                total = total + term.spec.weight_at(embeddings.step) * part
         return LossOutput(total=total, parts=parts)
 
-    def __iter__(self) -> Iterator[tuple[str, Term | RegularizerTerm]]:
+    def __iter__(self) -> Iterator[tuple[str, Line]]:
         """Terms by their titles."""
         for title, term in zip(self.titles, self.terms, strict=True):
-            assert isinstance(term, Term | RegularizerTerm)
+            assert isinstance(term, Line)
             yield title, term
 
-    def clamp_(self) -> None:
-        """Hold every temperature and curvature inside its limits; call after each step of the optimizer."""
+    def after_step_(self) -> None:
+        """What the parts do once the optimizer has stepped: temperatures go back inside their limits, averages move on.
+
+        Every process must call it.
+        """
         for module in self.modules():
-            if isinstance(module, Temperature | Lorentz):
-                module.clamp_()
+            if module is not self and isinstance(module, AfterStep):
+                module.after_step_()
 
     def temperatures(self) -> dict[str, Float[Tensor, ""]]:
         """Temperature of each term that has one, detached."""

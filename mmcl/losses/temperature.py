@@ -34,8 +34,8 @@ class TemperatureSpec(Spec):
 class Temperature(nn.Module):
     r"""Scores over the temperature: :math:`z = s \cdot e^{\theta}`, :math:`\theta = \log(1/\tau)`, as CLIP learns it.
 
-    A learned temperature is held at or above ``min`` after each step of the optimizer (`clamp_`), and in forward it is
-    used as it is, so its gradient never vanishes at the limit.
+    A learned temperature is held at or above ``min`` after each step of the optimizer (`after_step_`), and in forward
+    it is used as it is, so its gradient never vanishes at the limit.
     """
 
     def __init__(self, spec: TemperatureSpec) -> None:
@@ -53,7 +53,7 @@ class Temperature(nn.Module):
         return self.log_scale.exp()
 
     @torch.no_grad()
-    def clamp_(self) -> None:
+    def after_step_(self) -> None:
         """Hold the temperature at or above its limit."""
         if self.log_scale.requires_grad:
             self.log_scale.clamp_(max=self.largest_log_scale)

@@ -4,80 +4,26 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
-from pydantic import Field, PlainValidator, TypeAdapter, field_validator, model_validator
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Shaped
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Features, Score, ScorePart, Side
+from mmcl.losses.line import Line, LineSpec, built, plain
 from mmcl.losses.precision import full_precision
 from mmcl.losses.statistics import Count, Statistic
 from mmcl.losses.temperature import Temperature, TemperatureSpec
 from mmcl.losses.views import VIEWS, Edge, View, ViewPart
 from mmcl.losses.walk import Mask, Walk
-from mmcl.registry import Part, Spec
+from mmcl.registry import Part
 from mmcl.types import Embeddings
 
 COUNTED = "candidates that are not left out"  # a statistic of the term's own
 _Who = tuple[Tensor | None, Tensor]  # which rows are there, and what they show
 
 
-class Ramp(Spec):
-    """A weight that changes evenly with the steps, and then stays."""
-
-    start: Annotated[float, Field(ge=0)]
-    """Weight at `from_step` of the term."""
-    end: Annotated[float, Field(ge=0)]
-    """Weight after so many steps."""
-    steps: Annotated[int, Field(gt=0)]
-    """How many."""
-
-
-_NUMBER = TypeAdapter(Annotated[float, Field(ge=0, allow_inf_nan=False)])
-
-
-def _weight(value: Any) -> float | Ramp:
-    return Ramp.model_validate(value) if isinstance(value, dict | Ramp) else _NUMBER.validate_python(value)
-
-
-class ScheduledSpec(Spec):
-    """What every line of an objective says: how much it counts, and when."""
-
-    weight: Annotated[float | Ramp, PlainValidator(_weight)] = 1.0
-    """Factor of this term in the total: a number, or `{start, end, steps}`."""
-    from_step: Annotated[int, Field(ge=0)] = 0
-    """First step at which the term counts."""
-    until_step: int | None = None
-    """First step at which it counts no more."""
-
-    @model_validator(mode="after")
-    def _order(self) -> "ScheduledSpec":
-        if self.until_step is not None and self.until_step <= self.from_step:
-            raise MmclError(f"until_step {self.until_step} is not after from_step {self.from_step}.")
-        return self
-
-    @property
-    def title(self) -> str:
-        """Name of the term in logs."""
-        raise NotImplementedError
-
-    def check(self, modalities: list[str]) -> None:
-        """Refuse modalities with which the term can do nothing."""
-        raise NotImplementedError
-
-    def weight_at(self, step: int) -> float:
-        """Factor of the term at a step."""
-        if not isinstance(self.weight, Ramp):
-            return self.weight
-        done = min(1.0, (step - self.from_step) / self.weight.steps)
-        return self.weight.start + (self.weight.end - self.weight.start) * done
-
-    def active(self, step: int) -> bool:
-        """Whether the term counts at a step."""
-        return self.from_step <= step and (self.until_step is None or step < self.until_step)
-
-
-class TermSpec(ScheduledSpec):
+class TermSpec(LineSpec):
     """A contrast as a recipe says it. `pairs: [...]` and `anchor: m` are short for a `view`."""
 
     score: ScorePart = Field(default_factory=lambda: SCORES.check("cosine"))
@@ -173,6 +119,7 @@ class TermSpec(ScheduledSpec):
 
     def check(self, modalities: list[str]) -> None:
         """Refuse modalities with which the term can do nothing."""
+        modalities = plain(modalities)
         if len(modalities) < 2:
             raise MmclError(f"a contrast needs two modalities or more; got {modalities}.")
         assert self.view is not None
@@ -183,16 +130,16 @@ class TermSpec(ScheduledSpec):
                 needed = f"{score.least + 1}{'' if score.least == score.most else ' or more'}"
                 raise MmclError(f"{self.score.name} is for {needed} modalities; got {modalities}.")
 
-    def build(self) -> "Term":
+    def build(self, dim: int | None = None) -> "Term":
         """The term."""
-        return Term(self)
+        return Term(self, dim)
 
 
 def _class(part: Part, registry: Any) -> Any:
     return registry.classes[part.name]
 
 
-class Term(nn.Module):
+class Term(Line):
     """A contrast over score matrices, in both directions.
 
     Each matrix adds the mean, over all rows that have all that it compares, of half the loss of finding a row's own
@@ -200,29 +147,30 @@ class Term(nn.Module):
     averaged. A matrix with fewer than two such rows in the global batch adds zero.
     """
 
-    def __init__(self, spec: TermSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.score: Score = spec.score.build()
-        self.contrast: Contrast = spec.contrast.build()
+    spec: TermSpec
+
+    def __init__(self, spec: TermSpec, dim: int | None = None) -> None:
+        super().__init__(spec, dim)
+        self.score: Score = built(spec.score, dim)
+        self.contrast: Contrast = built(spec.contrast, dim)
         assert spec.view is not None
         self.view: View = spec.view.build()
         self.temperature = None if spec.temperature is None else Temperature(spec.temperature)
 
-    def forward(self, embeddings: Embeddings, step: int = 0) -> Float[Tensor, ""]:
+    def value(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part of the term."""
-        edges = self.view.edges(list(embeddings.all))
+        edges = self.view.edges(embeddings.modalities)
         with full_precision(embeddings.ids.device, self.score.exact):
-            return torch.stack([self._edge(embeddings, edge, (step, i)) for i, edge in enumerate(edges)]).mean()
+            return torch.stack([self._edge(embeddings, edge, i) for i, edge in enumerate(edges)]).mean()
 
-    def _edge(self, e: Embeddings, edge: Edge, seed: tuple[int, int]) -> Float[Tensor, ""]:
+    def _edge(self, e: Embeddings, edge: Edge, number: int) -> Float[Tensor, ""]:
         """One matrix: this process's rows with all columns, and all rows with this process's columns."""
         valid = torch.stack([e.present[m] for m in (edge.anchor, *edge.others)]).all(0)
         anchors = self.score.anchors(e.all[edge.anchor])
         tuples = self.score.candidates([e.all[m] for m in edge.others])
         shuffle, candidates, there = getattr(self.score, "shuffle", False), tuples, valid
         if shuffle:
-            candidates, there = self._shuffled(e, edge, valid, seed)
+            candidates, there = self._shuffled(e, edge, valid, number)
         scale, bias = self._scale(anchors[0]), self.contrast.logit_bias()
         asked = self._statistics()
         both = not self.contrast.one_way and not shuffle
@@ -243,10 +191,17 @@ class Term(nn.Module):
         def mean(x: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
             return e.total(torch.where(counted, x, 0.0).sum()) / count.clamp(min=1)
 
+        def gather(x: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " all_batch"]:
+            everyone = x.new_zeros(valid.shape[0])
+            everyone[e.own] = x.detach()
+            return e.total(everyone)
+
         others = (there.sum() - there[e.own].long()).to(score)
+        common = scale, bias, self.score.lowest, mean, e.ids[e.own], counted, gather
+        names = edge.anchor, "+".join(edge.others)
         losses = [
-            self.contrast(Side(score, side, side.pop(COUNTED, others), scale, bias, self.score.lowest, mean))
-            for side in sides
+            self.contrast(Side(score, side, side.pop(COUNTED, others), *common, name=f"{names[i]}>{names[1 - i]}"))
+            for i, side in enumerate(sides)
         ]
         losses = torch.stack(losses).mean(0)
         return torch.where(counted, losses, 0.0).sum() / count.clamp(min=1)
@@ -267,11 +222,10 @@ class Term(nn.Module):
         return Mask(rows[0], columns[0], diagonal, rows[1], columns[1], drop_same=distinct)
 
     def _shuffled(
-        self, e: Embeddings, edge: Edge, valid: Bool[Tensor, " all_batch"], seed: tuple[int, int]
+        self, e: Embeddings, edge: Edge, valid: Bool[Tensor, " all_batch"], number: int
     ) -> tuple[Features, Bool[Tensor, " all_batch"]]:
         """Candidates put together anew from rows that count: by step and matrix, the same on every process."""
-        step, number = seed
-        generator = torch.Generator().manual_seed(step * 1_000_003 + number)
+        generator = e.generator(number)
         places = valid.logical_not().to(torch.uint8).argsort(stable=True)  # of the rows that count, then the others
         rows = []
         for m in edge.others:

@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -72,7 +73,7 @@ class Trainer:
             cache=recipe.data.cache.open,
             transforms=self.model.transforms(train=True),
         )
-        self.objective = Objective(recipe.objective).to(self.device)
+        self.objective = Objective(recipe.objective, recipe.dim).to(self.device)
         optimizer, self.schedule = recipe.optimizer.build(), recipe.schedule.build()
         self.lr = self.base_lr = optimizer.lr
         self.optimizer: torch.optim.Optimizer
@@ -149,10 +150,11 @@ class Trainer:
         """Loss of a batch, and the gradients of the global batch on every process."""
         vectors = self.towers(present_rows(batch, self.model.modalities, self.device))
         embeddings = gathered(vectors, batch, self.model.modalities, self.model.dim, self.device)
-        out = self.objective(embeddings, step=self.step)
+        embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
+        out = self.objective(embeddings)
         if self._logged(self.step + 1):
             self.seen = {f"embeddings/{name}": value for name, value in diagnostics(embeddings).items()}
-            norms = gradient_norms(self.objective, embeddings, self.step)
+            norms = gradient_norms(self.objective, embeddings)
             self.seen |= {f"grad_norm/{name}": value for name, value in norms.items()}
         # partial losses sum to the loss, but DDP averages their gradients
         self.accelerator.backward(out.total * distributed.world_size())
@@ -169,7 +171,7 @@ class Trainer:
         norm = self._clip(parameters)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective.clamp_()
+        self.objective.after_step_()
         self.step += 1
         return norm
 

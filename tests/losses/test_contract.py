@@ -80,7 +80,7 @@ def test_a_toy_learns_to_find_what_belongs_together(score: str, contrast: str) -
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        objective.clamp_()
+        objective.after_step_()
     made = objective.terms[0].score
     assert isinstance(made, Score)
     with torch.no_grad():

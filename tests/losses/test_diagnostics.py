@@ -46,7 +46,7 @@ def test_collapse_shows() -> None:
 def test_gradient_norms_are_those_of_each_weighted_term(vectors: dict[str, Tensor]) -> None:
     terms = [{"temperature": 0.2, "weight": 3.0}, {"regularize": "uniformity"}, {"temperature": 0.1, "from_step": 9}]
     objective = mmcl.objective(terms).double()
-    norms = gradient_norms(objective, Embeddings.single(vectors), step=0)
+    norms = gradient_norms(objective, Embeddings.single(vectors))
     assert list(norms) == ["cosine_softmax_0", "uniformity"]
     for title, term in zip(norms, terms, strict=False):
         leaves = {m: t.clone().requires_grad_() for m, t in vectors.items()}

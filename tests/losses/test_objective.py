@@ -142,7 +142,7 @@ def test_temperature_is_held_at_its_limit_after_a_step() -> None:
     objective = mmcl.objective({"temperature": {"init": 0.02, "min": 0.01}})
     with torch.no_grad():
         objective.terms[0].temperature.log_scale += 5
-    objective.clamp_()
+    objective.after_step_()
     assert objective.temperatures()["cosine_softmax"].item() == pytest.approx(0.01)
     fixed = mmcl.objective({"temperature": 0.5})
     assert not list(fixed.parameters())

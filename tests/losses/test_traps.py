@@ -28,7 +28,7 @@ def trained(objective: str | dict[str, object] | list[object], seed: int, steps:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        made.clamp_()
+        made.after_step_()
     with torch.no_grad():
         return {m: F.normalize(towers[m](x), dim=1) for m, x in inputs(128).items()}
 

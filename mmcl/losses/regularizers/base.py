@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar
 import torch
 from jaxtyping import Bool, Float
 from pydantic import PlainValidator, SerializeAsAny
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmcl.errors import MmclError
+from mmcl.losses.line import Line, LineSpec, built, plain
 from mmcl.losses.precision import full_precision
-from mmcl.losses.term import ScheduledSpec
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings
 
@@ -32,7 +32,7 @@ REGULARIZERS: Registry[Regularizer] = Registry("regularizer")
 RegularizerPart = Annotated[SerializeAsAny[Part], PlainValidator(REGULARIZERS.check)]
 
 
-class RegularizerSpec(ScheduledSpec):
+class RegularizerSpec(LineSpec):
     """A regularizer as a recipe says it."""
 
     regularize: RegularizerPart
@@ -46,7 +46,7 @@ class RegularizerSpec(ScheduledSpec):
     def check(self, modalities: list[str]) -> None:
         """Refuse modalities with which it can do nothing."""
         least = REGULARIZERS.classes[self.regularize.name].least
-        if len(modalities) < least:
+        if len(plain(modalities)) < least:
             raise MmclError(f"it compares {least} modalities; got {modalities}.")
         said: list[str] = getattr(self.regularize, "modalities", None) or []
         pairs: list[tuple[str, str]] = getattr(self.regularize, "pairs", None) or []
@@ -57,22 +57,19 @@ class RegularizerSpec(ScheduledSpec):
             if pair[0] == pair[1]:
                 raise MmclError(f"{list(pair)} pairs a modality with itself.")
 
-    def build(self) -> "RegularizerTerm":
+    def build(self, dim: int | None = None) -> "RegularizerTerm":
         """The term."""
-        return RegularizerTerm(self)
+        return RegularizerTerm(self, dim)
 
 
-class RegularizerTerm(nn.Module):
+class RegularizerTerm(Line):
     """A regularizer as a term of an objective."""
 
-    temperature = None
+    def __init__(self, spec: RegularizerSpec, dim: int | None = None) -> None:
+        super().__init__(spec, dim)
+        self.regularizer: Regularizer = built(spec.regularize, dim)
 
-    def __init__(self, spec: RegularizerSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.regularizer: Regularizer = spec.regularize.build()
-
-    def forward(self, embeddings: Embeddings, step: int = 0) -> Float[Tensor, ""]:
+    def value(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part."""
         with full_precision(embeddings.ids.device):
             return self.regularizer(embeddings)
@@ -90,7 +87,7 @@ def over_pairs(
 ) -> Float[Tensor, ""]:
     """Mean over pairs of modalities of a value that sees which rows have both; zero for fewer than two such rows."""
     values = []
-    for a, b in pairs or combinations(e.all, 2):
+    for a, b in pairs or combinations(e.modalities, 2):
         both = e.present[a] & e.present[b]
         values.append(torch.where(both.sum() >= 2, value(a, b, both), 0.0))
     return torch.stack(values).mean()

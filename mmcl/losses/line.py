@@ -1,0 +1,121 @@
+"""A line of an objective: what all kinds of terms have in common."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, model_validator
+from torch import Tensor, nn
+
+from mmcl.errors import MmclError
+from mmcl.losses.temperature import Temperature
+from mmcl.losses.transforms.base import EmbeddingTransform, TransformPart
+from mmcl.registry import Part, Spec
+from mmcl.types import Embeddings
+
+
+class Ramp(Spec):
+    """A weight that changes evenly with the steps, and then stays."""
+
+    start: Annotated[float, Field(ge=0)]
+    """Weight at `from_step` of the term."""
+    end: Annotated[float, Field(ge=0)]
+    """Weight after so many steps."""
+    steps: Annotated[int, Field(gt=0)]
+    """How many."""
+
+
+_NUMBER = TypeAdapter(Annotated[float, Field(ge=0, allow_inf_nan=False)])
+
+
+def _weight(value: Any) -> float | Ramp:
+    return Ramp.model_validate(value) if isinstance(value, dict | Ramp) else _NUMBER.validate_python(value)
+
+
+def _several(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class LineSpec(Spec):
+    """What every line of an objective says: how much it counts, and when, and of what."""
+
+    weight: Annotated[float | Ramp, PlainValidator(_weight)] = 1.0
+    """Factor of this term in the total: a number, or `{start, end, steps}`."""
+    from_step: Annotated[int, Field(ge=0)] = 0
+    """First step at which the term counts."""
+    until_step: int | None = None
+    """First step at which it counts no more."""
+    transform: Annotated[list[TransformPart], BeforeValidator(_several)] = []
+    """What is done with the embeddings before this term sees them, one thing after the other."""
+
+    @model_validator(mode="after")
+    def _order(self) -> "LineSpec":
+        if self.until_step is not None and self.until_step <= self.from_step:
+            raise MmclError(f"until_step {self.until_step} is not after from_step {self.from_step}.")
+        return self
+
+    @property
+    def title(self) -> str:
+        """Name of the term in logs."""
+        raise NotImplementedError
+
+    def check(self, modalities: list[str]) -> None:
+        """Refuse modalities with which the term can do nothing; copies (`image.2`) are among them."""
+        raise NotImplementedError
+
+    def build(self, dim: int | None = None) -> "Line":
+        """The term; ``dim`` is the width of the shared space, where a part of it must know."""
+        raise NotImplementedError
+
+    def weight_at(self, step: int) -> float:
+        """Factor of the term at a step."""
+        if not isinstance(self.weight, Ramp):
+            return self.weight
+        done = min(1.0, (step - self.from_step) / self.weight.steps)
+        return self.weight.start + (self.weight.end - self.weight.start) * done
+
+    def active(self, step: int) -> bool:
+        """Whether the term counts at a step."""
+        return self.from_step <= step and (self.until_step is None or step < self.until_step)
+
+
+class Line(nn.Module):
+    """A term: what one line of an objective makes of the embeddings."""
+
+    def __init__(self, spec: LineSpec, dim: int | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.temperature: Temperature | None = None
+        self.transforms = nn.ModuleList(built(part, dim) for part in spec.transform)
+
+    def forward(self, embeddings: Embeddings) -> Float[Tensor, ""]:
+        """This process's part: parts of all processes sum to the value of the global batch."""
+        records = [(1.0, embeddings)]
+        for transform in self.transforms:
+            assert isinstance(transform, EmbeddingTransform)
+            records = [(w * more, made) for w, record in records for more, made in transform(record)]
+        return torch.stack([w * self.value(record) for w, record in records]).sum()
+
+    @abstractmethod
+    def value(self, embeddings: Embeddings) -> Float[Tensor, ""]:
+        """The same, once the embeddings are as the term wants them."""
+
+
+def built(part: Part, dim: int | None) -> Any:
+    """The part, told what it must know.
+
+    Raises:
+        MmclError: it must know the width of the shared space, and nobody said it.
+    """
+    if "dim" in part.wants and dim is None:
+        raise MmclError(
+            f"{part.name} has weights of the embeddings' width: say it, as in mmcl.objective(..., dim=512)."
+        )
+    return part.build(**dict.fromkeys(part.wants, dim))
+
+
+def plain(modalities: Sequence[str]) -> list[str]:
+    """Modalities without further copies."""
+    return [m for m in modalities if "." not in m]

@@ -1,0 +1,65 @@
+"""Matryoshka: the first coordinates alone are an embedding too."""
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+
+from mmcl.errors import MmclError
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform
+from mmcl.types import Embeddings
+
+
+@TRANSFORMS.register("matryoshka")
+class Matryoshka(EmbeddingTransform):
+    r"""The term of the first coordinates, for several widths at once.
+
+    .. math:: \mathcal{L} = \sum_m c_m\, \mathcal{L}(x_{:m}, y_{:m}, \dots)
+
+    Scores normalise what they are given, so every width is brought to length one by itself.
+
+    Use when: exported embeddings will be cut to save memory.
+    Cost: the term once a width.
+    Range: that of the term, times the sum of the weights.
+    Differs from the paper: nothing; the term's one temperature serves all widths.
+
+    Args:
+        dims: widths, in any order; the whole width counts only where it is among them.
+        weights: of the widths, 1 each unless told.
+
+    Reference:
+        Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, Eq. 1 (https://arxiv.org/abs/2205.13147).
+
+    Example:
+        >>> import torch
+        >>> made = Matryoshka([2, 4])(Embeddings.single({"image": torch.ones(3, 4), "text": torch.ones(3, 4)}))
+        >>> [tuple(e.all["text"].shape) for _, e in made]
+        [(3, 2), (3, 4)]
+    """
+
+    def __init__(
+        self,
+        dims: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
+        weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None,
+    ) -> None:
+        super().__init__()
+        if weights is not None and len(weights) != len(dims):
+            raise MmclError(f"matryoshka: {len(dims)} dims and {len(weights)} weights.")
+        self.dims, self.weights = dims, weights or [1.0] * len(dims)
+
+    def forward(self, embeddings: Embeddings) -> list[tuple[float, Embeddings]]:
+        """One record a width."""
+        width = next(iter(embeddings.all.values())).shape[1]
+        if max(self.dims) > width:
+            raise MmclError(f"matryoshka: embeddings have {width} coordinates, fewer than {max(self.dims)}.")
+        return [
+            (
+                weight,
+                replace(
+                    embeddings,
+                    all={m: x[:, :dim] for m, x in embeddings.all.items()},
+                    local={m: x[:, :dim] for m, x in embeddings.local.items()},
+                ),
+            )
+            for dim, weight in zip(self.dims, self.weights, strict=True)
+        ]
