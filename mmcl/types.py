@@ -108,6 +108,12 @@ class Embeddings:
         words = np.random.SeedSequence([self.seed, self.step, *numbers]).generate_state(2, np.uint32)
         return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
+    def everyone(self, x: Shaped[Tensor, " batch"]) -> Shaped[Tensor, " all_batch"]:
+        """Numbers of the rows of all processes, from those of this process's rows; detached."""
+        whole = x.new_zeros(self.ids.shape[0])
+        whole[self.own] = x.detach()
+        return self.total(whole)
+
     @property
     def own(self) -> slice:
         """Where this process's rows lie in `all`."""

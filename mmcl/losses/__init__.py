@@ -15,6 +15,11 @@ from mmcl.losses.contrasts.sigmoid import Sigmoid
 from mmcl.losses.contrasts.softmax import Softmax
 from mmcl.losses.contrasts.spectral import Spectral
 from mmcl.losses.diagnostics import diagnostics, gradient_norms
+from mmcl.losses.negatives.base import NEGATIVES, Negatives
+from mmcl.losses.negatives.batch import Distinct, InBatch, InModal, Provided, TooAlike
+from mmcl.losses.negatives.mixed import Mixed
+from mmcl.losses.negatives.queue import Bank, Queue
+from mmcl.losses.negatives.sink import Null
 from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets
 from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
@@ -29,34 +34,52 @@ from mmcl.losses.scores.lorentz import Lorentz
 from mmcl.losses.scores.symile import Symile
 from mmcl.losses.scores.triangle import Triangle
 from mmcl.losses.statistics import Statistic
+from mmcl.losses.targets.base import TARGETS, Targets
+from mmcl.losses.targets.congrat import Congrat
+from mmcl.losses.targets.graded import Graded
+from mmcl.losses.targets.hard import Identity, Shared
+from mmcl.losses.targets.neighbours import Neighbours
+from mmcl.losses.targets.soft import Cwcl, Soft
 from mmcl.losses.temperature import Temperature, TemperatureSpec
-from mmcl.losses.term import Term, TermSpec
+from mmcl.losses.term import Term
+from mmcl.losses.term_spec import TermSpec
 from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform
 from mmcl.losses.transforms.matryoshka import Matryoshka
-from mmcl.losses.views import VIEWS, Pairs, Rotating, Star, Tuple, View
+from mmcl.losses.views import VIEWS, Captions, Pairs, Rotating, Star, Tuple, View
 from mmcl.losses.walk import Mask, Walk
 
 __all__ = [
     "CONTRASTS",
+    "NEGATIVES",
     "REGULARIZERS",
     "SCORES",
+    "TARGETS",
     "TRANSFORMS",
     "VIEWS",
     "Alignment",
+    "Bank",
     "Barlow",
     "Cacr",
+    "Captions",
+    "Congrat",
     "Consistency",
     "Contrast",
     "Cosine",
     "Covariance",
     "CrossUniformity",
+    "Cwcl",
     "Debiased",
     "Decoupled",
+    "Distinct",
     "EmbeddingTransform",
     "Focal",
+    "Graded",
     "Gram",
     "HardNegative",
     "Hinge",
+    "Identity",
+    "InBatch",
+    "InModal",
     "Kernel",
     "Koleo",
     "Lorentz",
@@ -64,26 +87,36 @@ __all__ = [
     "Margin",
     "Mask",
     "Matryoshka",
+    "Mixed",
+    "Negatives",
+    "Neighbours",
+    "Null",
     "Objective",
     "ObjectiveSpec",
     "Pairs",
+    "Provided",
+    "Queue",
     "Regularizer",
     "RegularizerSpec",
     "RegularizerTerm",
     "Rotating",
     "Score",
+    "Shared",
     "Side",
     "Sigmoid",
+    "Soft",
     "Softmax",
     "Span",
     "Spectral",
     "Star",
     "Statistic",
     "Symile",
+    "Targets",
     "Temperature",
     "TemperatureSpec",
     "Term",
     "TermSpec",
+    "TooAlike",
     "Triangle",
     "Tuple",
     "Uniformity",

@@ -1,7 +1,6 @@
 """A line of an objective: what all kinds of terms have in common."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -34,7 +33,8 @@ def _weight(value: Any) -> float | Ramp:
     return Ramp.model_validate(value) if isinstance(value, dict | Ramp) else _NUMBER.validate_python(value)
 
 
-def _several(value: Any) -> Any:
+def several(value: Any) -> Any:
+    """A list, also where one thing alone is said."""
     return value if isinstance(value, list) else [value]
 
 
@@ -47,7 +47,7 @@ class LineSpec(Spec):
     """First step at which the term counts."""
     until_step: int | None = None
     """First step at which it counts no more."""
-    transform: Annotated[list[TransformPart], BeforeValidator(_several)] = []
+    transform: Annotated[list[TransformPart], BeforeValidator(several)] = []
     """What is done with the embeddings before this term sees them, one thing after the other."""
 
     @model_validator(mode="after")
@@ -114,8 +114,3 @@ def built(part: Part, dim: int | None) -> Any:
             f"{part.name} has weights of the embeddings' width: say it, as in mmcl.objective(..., dim=512)."
         )
     return part.build(**dict.fromkeys(part.wants, dim))
-
-
-def plain(modalities: Sequence[str]) -> list[str]:
-    """Modalities without further copies."""
-    return [m for m in modalities if "." not in m]

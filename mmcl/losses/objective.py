@@ -16,7 +16,7 @@ from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.base import LossOutput
 from mmcl.losses.line import Line, LineSpec
 from mmcl.losses.regularizers.base import RegularizerSpec
-from mmcl.losses.term import TermSpec
+from mmcl.losses.term_spec import TermSpec
 from mmcl.types import Embeddings
 
 

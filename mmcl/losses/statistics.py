@@ -11,7 +11,7 @@ Everywhere ``dim`` is the dimension that is summed over: 1 for a number per row,
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class Statistic(ABC):
     over: Over = "others"
     """Which columns of a row: all candidates but the row's own, those that show something else, or those that show the
     same thing and are not the row's own."""
+    guided: ClassVar[bool] = False
+    """Whether it sees (2, rows, columns): the logits, and log-weights that a guide gives them."""
 
     @abstractmethod
     def empty(self, count: int, like: Tensor) -> State:
@@ -52,6 +54,10 @@ class Statistic(ABC):
         """The number, once all tiles were seen."""
         return state[0]
 
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        """The result over the candidates of two matrices, from the results over each."""
+        raise NotImplementedError(f"{type(self).__name__} of several matrices")
+
 
 @dataclass(frozen=True)
 class LogSumExp(Statistic):
@@ -68,6 +74,9 @@ class LogSumExp(Statistic):
 
     def plain(self, a: Tensor, dim: int) -> Tensor:
         return a.logsumexp(dim)
+
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        return log_add_exp(one, other)
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,9 @@ class Sum(Statistic):
 
     def plain(self, a: Tensor, dim: int) -> Tensor:
         return _finite(a).sum(dim)
+
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,60 @@ class Largest(Statistic):
         rows = a if dim == 1 else a.T
         missing = max(0, self.k - rows.shape[1])
         return torch.nn.functional.pad(rows, (0, missing), value=-INFINITY).topk(self.k, dim=1).values
+
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        return torch.cat([one, other], 1).topk(self.k, dim=1).values
+
+
+@dataclass(frozen=True)
+class LargestPlaces(Largest):
+    """Where the k largest entries are, largest first; -1 where there are fewer. Without gradient."""
+
+    def result(self, state: State) -> Tensor:
+        return state[1].masked_fill(state[0] == -INFINITY, -1)
+
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        return torch.zeros_like(a)
+
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        state = self.update(self.empty(a.shape[1 - dim], a), a.detach(), dim, 0)
+        return self.result(state)
+
+
+@dataclass(frozen=True)
+class Expected(Statistic):
+    r"""Mean of the logits under given weights, :math:`\sum_j \mathrm{softmax}(b)_j\, a_j`.
+
+    As (rows, 2), with the log of the weights' sum beside it; 0 and -inf where nothing takes part. The weights carry no
+    gradient.
+    """
+
+    guided: ClassVar[bool] = True
+
+    def empty(self, count: int, like: Tensor) -> State:
+        return (torch.stack([like.new_zeros(count), like.new_full((count,), -INFINITY)], 1),)
+
+    def update(self, state: State, a: Tensor, dim: int, start: int) -> State:
+        mean, log = state[0].unbind(1)
+        here = _log_sum_exp(a[1], dim)
+        both = torch.logaddexp(log, here)
+        part = (_softmax(a[1], here, dim) * _finite(a[0])).sum(dim)
+        return (torch.stack([mean * _weight(log, both) + part * _weight(here, both), both], 1),)
+
+    def gradient(self, state: State, a: Tensor, g: Tensor, dim: int, start: int) -> Tensor:
+        return _softmax(a[1], state[0][:, 1], dim).mul_(g[:, 0].unsqueeze(dim))
+
+    def plain(self, a: Tensor, dim: int) -> Tensor:
+        log = a[1].detach().logsumexp(dim)
+        mean = (_softmax(a[1].detach(), log, dim) * _finite(a[0])).sum(dim)
+        return torch.stack([mean, log], 1)
+
+
+def log_add_exp(one: Tensor, other: Tensor) -> Tensor:
+    """``log(exp(one) + exp(other))``, whose gradient is zero, not NaN, where both are -inf."""
+    nothing = (one == -INFINITY) & (other == -INFINITY)
+    sum_ = torch.logaddexp(one.masked_fill(nothing, 0.0), other.masked_fill(nothing, 0.0))
+    return sum_.masked_fill(nothing, -INFINITY)
 
 
 def _log_sum_exp(a: Tensor, dim: int) -> Tensor:

@@ -1,150 +1,41 @@
 """One term of an objective: a score, a contrast and a temperature over the matrices of a view."""
 
-from dataclasses import replace
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Shaped
-from pydantic import Field, field_validator, model_validator
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
-from mmcl.errors import MmclError
-from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Features, Score, ScorePart, Side
-from mmcl.losses.line import Line, LineSpec, built, plain
+from mmcl.losses.base import Contrast, Score, Side
+from mmcl.losses.guide import Guide
+from mmcl.losses.line import Line, built
+from mmcl.losses.matrix import Candidates, Matrix, merged, nothing
+from mmcl.losses.negatives.base import Negatives
+from mmcl.losses.negatives.batch import InBatch
 from mmcl.losses.precision import full_precision
-from mmcl.losses.statistics import Count, Statistic
-from mmcl.losses.temperature import Temperature, TemperatureSpec
-from mmcl.losses.views import VIEWS, Edge, View, ViewPart
-from mmcl.losses.walk import Mask, Walk
-from mmcl.registry import Part
+from mmcl.losses.scores.cosine import Cosine
+from mmcl.losses.statistics import Count, Expected, Statistic
+from mmcl.losses.targets.base import SoftTargets, Targets, vectors
+from mmcl.losses.temperature import Temperature
+from mmcl.losses.term_spec import TermSpec
+from mmcl.losses.views import Edge, View
 from mmcl.types import Embeddings
 
-COUNTED = "candidates that are not left out"  # a statistic of the term's own
-_Who = tuple[Tensor | None, Tensor]  # which rows are there, and what they show
-
-
-class TermSpec(LineSpec):
-    """A contrast as a recipe says it. `pairs: [...]` and `anchor: m` are short for a `view`."""
-
-    score: ScorePart = Field(default_factory=lambda: SCORES.check("cosine"))
-    """How well two embeddings agree."""
-    contrast: ContrastPart = Field(default_factory=lambda: CONTRASTS.check("softmax"))
-    """How a row of scores becomes a loss."""
-    targets: Literal["identity", "shared"] = "identity"
-    """Who is positive: a row's own candidate (`identity`), or every candidate that shows the same thing (`shared`; see
-    `identity` of a data source)."""
-    negatives: Literal["in_batch", "distinct"] = "in_batch"
-    """`in_batch`: every other row. `distinct`: every other row that does not show the same thing."""
-    view: ViewPart | None = Field(default=None, validate_default=True)
-    """Which score matrices there are; where nothing is said, all pairs, or what the score is made for."""
-    temperature: TemperatureSpec | None = Field(default=None, validate_default=True)
-    """A number is fixed; a mapping may learn it. Where nothing is said, what suits the score."""
-    block: Annotated[int, Field(ge=16)] | Literal["auto"] | None = "auto"
-    """Side of the tiles in which the score matrix is made, so that it never exists whole; none makes it at once."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _view_in_short(cls, value: Any) -> Any:
-        """`pairs` and `anchor`, as the view that they stand for."""
-        short = {"pairs", "anchor"} & set(value) if isinstance(value, dict) else set()
-        if not short:
-            return value
-        if len(short) > 1 or value.get("view") is not None:
-            raise MmclError("`pairs`, `anchor` and `view` say the same thing; give one of them.")
-        key, rest = short.pop(), {k: v for k, v in value.items() if k not in short}
-        said = rest.pop(key)
-        name = "pairs"
-        if key == "anchor":
-            name = "star" if _class(SCORES.check(rest.get("score", "cosine")), SCORES).view == "pairs" else "tuple"
-        return {**rest, "view": {"name": name, key: said}}
-
-    @field_validator("view", mode="after")
-    @classmethod
-    def _default_view(cls, value: Part | None, info: Any) -> Part | None:
-        if value is None and "score" in info.data:
-            view = _class(info.data["score"], SCORES).view
-            return None if view == "tuple" else VIEWS.check(view)
-        for pair in getattr(value, "pairs", None) or []:
-            if pair[0] == pair[1]:
-                raise MmclError(f"{list(pair)} pairs a modality with itself.")
-        return value
-
-    @field_validator("temperature", mode="before")
-    @classmethod
-    def _default_temperature(cls, value: Any, info: Any) -> Any:
-        if not {"score", "contrast"} <= set(info.data):
-            return None  # they are told by themselves
-        contrast: type[Contrast] = _class(info.data["contrast"], CONTRASTS)
-        if not contrast.tempered:
-            if value is not None:
-                raise MmclError(f"{info.data['contrast'].name} takes scores as they are and has no temperature.")
-            return None
-        usual: TemperatureSpec = contrast.temperature or _class(info.data["score"], SCORES).temperature
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return {"init": value, "learn": False, "min": value}
-        if isinstance(value, dict):
-            return {**usual.model_dump(), **value}
-        return usual if value is None else value
-
-    @model_validator(mode="after")
-    def _sense(self) -> "TermSpec":
-        score: type[Score] = _class(self.score, SCORES)
-        contrast: type[Contrast] = _class(self.contrast, CONTRASTS)
-        title = f"{self.score.name} x {self.contrast.name}"
-        if self.view is None:
-            raise MmclError(f"{self.score.name} compares an anchor with a tuple; say `anchor`, or `view: rotating`.")
-        if _class(self.view, VIEWS).tuples and score.most == 1:
-            raise MmclError(f"view: {self.score.name} compares two modalities, and {self.view.name} makes tuples.")
-        if not _class(self.view, VIEWS).tuples and score.least > 1:
-            raise MmclError(
-                f"view: {self.score.name} compares an anchor with {score.least} modalities or more at once."
-            )
-        if contrast.bounded and score.lowest is None:
-            raise MmclError(f"{title}: {self.contrast.name} needs a score that has a smallest value.")
-        if self.targets == "shared" and not contrast.shared:
-            can = sorted(n for n, c in CONTRASTS.classes.items() if c.shared)
-            raise MmclError(f"targets: {self.contrast.name} takes one positive a row; several: {', '.join(can)}.")
-        if self.targets == "shared" and self.negatives == "distinct":
-            raise MmclError(
-                "targets: what is a positive is no negative anyway; `negatives: distinct` says nothing more."
-            )
-        if getattr(self.score, "shuffle", False) and (self.targets == "shared" or self.negatives == "distinct"):
-            raise MmclError(f"{title}: shuffled candidates show nothing in particular, so none shows the same thing.")
-        return self
-
-    @property
-    def title(self) -> str:
-        """Name of the term in logs."""
-        return f"{self.score.name}_{self.contrast.name}"
-
-    def check(self, modalities: list[str]) -> None:
-        """Refuse modalities with which the term can do nothing."""
-        modalities = plain(modalities)
-        if len(modalities) < 2:
-            raise MmclError(f"a contrast needs two modalities or more; got {modalities}.")
-        assert self.view is not None
-        view: View = self.view.build()
-        score: type[Score] = _class(self.score, SCORES)
-        for edge in view.edges(modalities):
-            if len(edge.others) < score.least or (score.most or len(edge.others)) < len(edge.others):
-                needed = f"{score.least + 1}{'' if score.least == score.most else ' or more'}"
-                raise MmclError(f"{self.score.name} is for {needed} modalities; got {modalities}.")
-
-    def build(self, dim: int | None = None) -> "Term":
-        """The term."""
-        return Term(self, dim)
-
-
-def _class(part: Part, registry: Any) -> Any:
-    return registry.classes[part.name]
+COUNTED, TARGET = (
+    "candidates that are not left out",
+    "expected logit under soft targets",
+)  # statistics of the term's own
 
 
 class Term(Line):
-    """A contrast over score matrices, in both directions.
+    """A contrast over score matrices.
 
-    Each matrix adds the mean, over all rows that have all that it compares, of half the loss of finding a row's own
-    candidate among all candidates, and half of finding the candidate's own anchor among all anchors; matrices are
-    averaged. A matrix with fewer than two such rows in the global batch adds zero.
+    Each matrix adds half the mean loss of the rows that search their own candidate among all candidates, and half that
+    of the candidates that search their own anchor among all anchors (`directions` can say otherwise); matrices are
+    averaged. A row counts where it has all that the matrix compares. A direction with fewer than two such rows in the
+    global batch adds zero.
     """
 
     spec: TermSpec
@@ -153,92 +44,222 @@ class Term(Line):
         super().__init__(spec, dim)
         self.score: Score = built(spec.score, dim)
         self.contrast: Contrast = built(spec.contrast, dim)
+        self.targets: Targets = built(spec.targets, dim)
+        self.negatives = nn.ModuleList(built(part, dim) for part in spec.negatives)
         assert spec.view is not None
         self.view: View = spec.view.build()
         self.temperature = None if spec.temperature is None else Temperature(spec.temperature)
 
     def value(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part of the term."""
-        edges = self.view.edges(embeddings.modalities)
+        edges = self.view.edges(list(embeddings.all))
         with full_precision(embeddings.ids.device, self.score.exact):
             return torch.stack([self._edge(embeddings, edge, i) for i, edge in enumerate(edges)]).mean()
 
     def _edge(self, e: Embeddings, edge: Edge, number: int) -> Float[Tensor, ""]:
-        """One matrix: this process's rows with all columns, and all rows with this process's columns."""
-        valid = torch.stack([e.present[m] for m in (edge.anchor, *edge.others)]).all(0)
+        """One matrix, or several where the candidates come in copies."""
+        matrix = self._matrix(e, edge, number)
+        forward, backward = self._search(matrix)
+        if backward is None or self.spec.directions == "forward":
+            return self._loss([forward])
+        backwards = [backward, *(self._copy(matrix, copy) for copy in edge.copies)]
+        if self.spec.directions == "joint":
+            asked, statistics = self._asked(matrix), forward.statistics
+            for side in backwards:
+                statistics = merged(asked, statistics, side.statistics)
+            return self._loss([replace(forward, statistics=statistics)])
+        if self.spec.directions == "backward":
+            return self._loss(backwards)
+        return (self._loss([forward]) + self._loss(backwards)) / 2
+
+    def _matrix(self, e: Embeddings, edge: Edge, number: int) -> Matrix:
+        """Features of all rows, and who takes part."""
+        there = e.present[edge.anchor], torch.stack([e.present[m] for m in edge.others]).all(0)
+        if not any(part.unmatched for part in self._parts()):  # then nobody looks at what has no partner
+            there = (there[0] & there[1],) * 2
         anchors = self.score.anchors(e.all[edge.anchor])
-        tuples = self.score.candidates([e.all[m] for m in edge.others])
-        shuffle, candidates, there = getattr(self.score, "shuffle", False), tuples, valid
-        if shuffle:
-            candidates, there = self._shuffled(e, edge, valid, number)
-        scale, bias = self._scale(anchors[0]), self.contrast.logit_bias()
-        asked = self._statistics()
-        both = not self.contrast.one_way and not shuffle
-        whole = e.own == slice(0, valid.shape[0])  # one process: both directions are one walk
-        own, every = (_partial(valid[e.own]), e.ids[e.own]), (_partial(there), e.ids)
-        walk = Walk(self.score, self._mask(own, every, e.offset), rows=asked, own=not shuffle, block=self.spec.block)
-        if both and whole:
-            walk = replace(walk, columns=asked)
-        found = walk(_rows(anchors, e.own), candidates, scale, bias)
-        score = self.score.pairs(_rows(anchors, e.own), _rows(tuples, e.own)) if found.own is None else found.own
-        sides = [found.rows, found.columns] if both else [found.rows]
-        if both and not whole:
-            walk = Walk(self.score, self._mask(every, own, -e.offset), columns=asked, block=self.spec.block)
-            sides[1] = walk(anchors, _rows(candidates, e.own), scale, bias).columns
-        count = valid.sum()
-        counted = valid[e.own] & (count >= 2)
+        like = anchors[0]
+        return Matrix(
+            e=e,
+            edge=edge,
+            score=self.score,
+            scale=like.new_ones(()) if self.temperature is None else self.temperature.scale.to(like.dtype),
+            bias=self.contrast.logit_bias(),
+            block=self.spec.block,
+            anchors=anchors,
+            tuples=self.score.candidates([e.all[m] for m in edge.others]),
+            anchors_there=there[0],
+            tuples_there=there[1],
+            drop_same=any(part.drop_same for part in self._parts()),
+            alike=tuple(a for a in (part.alike(e, edge) for part in self._parts()) if a is not None),
+            number=number,
+        )
+
+    def _search(self, matrix: Matrix) -> "tuple[_Rows, _Rows | None]":
+        """What rows find among candidates, and candidates among rows."""
+        shuffle, directions = getattr(self.score, "shuffle", False), self.spec.directions
+        both = not self.contrast.one_way and not shuffle and directions != "forward"
+        asked, guide = self._asked(matrix), self._guide(matrix)
+        if guide is not None:
+            asked = {**asked, TARGET: Expected()}
+        replaced = [any(part.replaces(matrix, forward) for part in self._parts()) for forward in (True, False)]
+        seen = self._shuffled(matrix) if shuffle else matrix
+        if replaced[0] and (replaced[1] or not both):
+            own, sides = matrix.pairs(), [{}, {}]
+        else:
+            found = seen.statistics(asked, both, own=not shuffle, guide=guide)
+            own, sides = matrix.pairs() if found.own is None else found.own, found.sides
+        sides = [nothing(asked, own) if r else side for r, side in zip(replaced, sides, strict=False)]
+        forward = self._rows(matrix, True, own, self._with_more(matrix, True, sides[0], asked), guide)
+        if both:
+            return forward, self._rows(matrix, False, own, self._with_more(matrix, False, sides[1], asked), guide)
+        if self.contrast.one_way:  # columns would say again what rows said, but for what only columns meet
+            forward = replace(forward, statistics=self._with_more(matrix, False, forward.statistics, asked))
+        return forward, None
+
+    def _copy(self, matrix: Matrix, copy: str) -> "_Rows":
+        """Another copy of the candidates in search of the anchors."""
+        e, asked = matrix.e, self._asked(matrix)
+        more = replace(
+            matrix,
+            edge=Edge(matrix.edge.anchor, (copy,)),
+            tuples=self.score.candidates([e.all[copy]]),
+            tuples_there=matrix.tuples_there & e.present[copy],
+        )
+        return self._rows(more, False, more.pairs(), self._with_more(more, False, more.side(False, asked), asked), None)
+
+    def _rows(
+        self, matrix: Matrix, forward: bool, own: Tensor, statistics: dict[str, Tensor], guide: Guide | None
+    ) -> "_Rows":
+        """Rows of a direction with all that is known of them."""
+        counted = matrix.anchors_there & matrix.tuples_there
+        sinks = [sink for part in self._parts() if (sink := part.sink(matrix, forward)) is not None]
+        for sink in sinks:  # what has no partner must find it
+            own = torch.where(counted[matrix.e.own], own, sink)
+            counted = matrix.anchors_there if forward else matrix.tuples_there
+        log_weights = statistics.pop(TARGET, None)
+        target = None
+        if log_weights is not None and guide is not None and self._softens(matrix, forward):
+            assert isinstance(self.targets, SoftTargets)
+            z = own * matrix.scale
+            z = z if matrix.bias is None else z + matrix.bias
+            target = self.targets.expected(z, log_weights, guide, matrix.e.own, forward)
+        return _Rows(matrix, forward, own, statistics, counted, target)
+
+    def _loss(self, parts: "list[_Rows]") -> Float[Tensor, ""]:
+        """Mean loss of all rows that count, this process's part."""
+        e, count = parts[0].matrix.e, torch.stack([rows.counted.sum() for rows in parts]).sum()
+        total = parts[0].own.new_zeros(())
+        weights = self.targets.weights(e)
+        for rows in parts:
+            counted = rows.counted[e.own] & (count >= 2)
+            loss = self.contrast(rows.side(counted, count, self.score.lowest))
+            loss = loss if weights is None else loss * weights[e.own].to(loss)
+            total = total + torch.where(counted, loss, 0.0).sum()
+        return total / count.clamp(min=1)
+
+    def _asked(self, matrix: Matrix) -> dict[str, Statistic]:
+        asked = self.contrast.statistics(shared=self.targets.shared)
+        if any(type(part) is not InBatch for part in self._parts()) or matrix.edge.copies:
+            asked = {**asked, COUNTED: Count()}  # else all that are there are candidates
+        return asked
+
+    def _with_more(
+        self, matrix: Matrix, forward: bool, side: Mapping[str, Tensor], asked: Mapping[str, Statistic]
+    ) -> dict[str, Tensor]:
+        """Statistics of a direction, over further candidates too."""
+        side, asked = dict(side), {name: s for name, s in asked.items() if not s.guided}
+        more = [candidates for part in self._parts() for candidates in part.more(matrix, forward)]
+        for copy in matrix.edge.copies if forward else ():
+            there = matrix.tuples_there & matrix.e.present[copy]
+            more.append(Candidates([matrix.e.all[copy]], there, matrix.e.ids, positives=True))
+        for candidates in more:
+            if isinstance(candidates, Candidates):
+                found = matrix.against(forward, candidates, asked)
+            else:
+                found = {n: s.plain(candidates * s.scale, 1) for n, s in asked.items() if s.over != "positives"}
+            side = merged(asked, side, found)
+        return side
+
+    def _parts(self) -> "Iterator[Negatives]":
+        for part in self.negatives:
+            assert isinstance(part, Negatives)
+            yield part
+
+    def _softens(self, matrix: Matrix, forward: bool) -> bool:
+        toward = getattr(self.targets, "toward", None)
+        return toward is None or toward in matrix.modalities(forward)
+
+    @torch.no_grad()
+    def _guide(self, matrix: Matrix) -> Guide | None:
+        """Whom soft targets weigh how much, and what must be known of each row for it."""
+        if not isinstance(self.targets, SoftTargets):
+            return None
+        if not any(self._softens(matrix, forward) for forward in (True, False)):
+            return None
+        v = vectors(matrix.e, self.targets.by, matrix.edge)
+        known = self.targets.known()
+        sides: list[dict[str, Tensor]] = [{}, {}]
+        if known:
+            similar = replace(
+                matrix,
+                score=Cosine(),
+                scale=v.rows.new_ones(()),
+                bias=None,
+                anchors=(v.rows,),
+                tuples=(v.columns,),
+                anchors_there=matrix.anchors_there & v.row_there,
+                tuples_there=matrix.tuples_there & v.column_there,
+            )
+            sides = similar.statistics(known, own=False).sides
+        gathered = [{n: matrix.e.everyone(x.flatten()) for n, x in side.items()} for side in sides]
+        return Guide(v, partial(self.targets.log_weights, own=False), *gathered)
+
+    def _shuffled(self, matrix: Matrix) -> Matrix:
+        """Candidates put together anew from rows that count: by step and matrix, the same on every process."""
+        e, valid = matrix.e, matrix.tuples_there
+        generator = e.generator(matrix.number)
+        places = valid.logical_not().to(torch.uint8).argsort(stable=True)  # of the rows that count, then the others
+        rows = []
+        for m in matrix.edge.others:
+            drawn = torch.rand(valid.shape[0], generator=generator).to(valid.device, non_blocking=True)
+            order = torch.empty_like(places).scatter(0, places, drawn.masked_fill(~valid, 2.0).argsort())
+            rows.append(e.all[m][order])
+        return replace(matrix, tuples=self.score.candidates(rows))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one direction of a matrix, and what they found."""
+
+    matrix: Matrix
+    forward: bool
+    own: Float[Tensor, " rows"]
+    statistics: dict[str, Tensor]
+    counted: Bool[Tensor, " all_batch"]
+    target: Float[Tensor, " rows"] | None
+
+    def side(self, counted: Bool[Tensor, " rows"], count: Tensor, lowest: float | None) -> Side:
+        """What the contrast sees."""
+        matrix, e = self.matrix, self.matrix.e
+        statistics = dict(self.statistics)
 
         def mean(x: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
             return e.total(torch.where(counted, x, 0.0).sum()) / count.clamp(min=1)
 
-        def gather(x: Shaped[Tensor, " rows"]) -> Shaped[Tensor, " all_batch"]:
-            everyone = x.new_zeros(valid.shape[0])
-            everyone[e.own] = x.detach()
-            return e.total(everyone)
-
-        others = (there.sum() - there[e.own].long()).to(score)
-        common = scale, bias, self.score.lowest, mean, e.ids[e.own], counted, gather
-        names = edge.anchor, "+".join(edge.others)
-        losses = [
-            self.contrast(Side(score, side, side.pop(COUNTED, others), *common, name=f"{names[i]}>{names[1 - i]}"))
-            for i, side in enumerate(sides)
-        ]
-        losses = torch.stack(losses).mean(0)
-        return torch.where(counted, losses, 0.0).sum() / count.clamp(min=1)
-
-    def _statistics(self) -> dict[str, Statistic]:
-        asked = self.contrast.statistics(shared=self.spec.targets == "shared")
-        if self.spec.negatives == "distinct":
-            asked = {**asked, COUNTED: Count()}
-        return asked
-
-    def _scale(self, like: Tensor) -> Float[Tensor, ""]:
-        if self.temperature is None:
-            return torch.ones((), dtype=like.dtype, device=like.device)
-        return self.temperature.scale.to(like.dtype)
-
-    def _mask(self, rows: "_Who", columns: "_Who", diagonal: int) -> Mask:
-        distinct = self.spec.negatives == "distinct"
-        return Mask(rows[0], columns[0], diagonal, rows[1], columns[1], drop_same=distinct)
-
-    def _shuffled(
-        self, e: Embeddings, edge: Edge, valid: Bool[Tensor, " all_batch"], number: int
-    ) -> tuple[Features, Bool[Tensor, " all_batch"]]:
-        """Candidates put together anew from rows that count: by step and matrix, the same on every process."""
-        generator = e.generator(number)
-        places = valid.logical_not().to(torch.uint8).argsort(stable=True)  # of the rows that count, then the others
-        rows = []
-        for m in edge.others:
-            drawn = torch.rand(valid.shape[0], generator=generator).to(valid.device, non_blocking=True)
-            order = torch.empty_like(places).scatter(0, places, drawn.masked_fill(~valid, 2.0).argsort())
-            rows.append(e.all[m][order])
-        return self.score.candidates(rows), valid
-
-
-def _rows(features: Features, part: slice) -> Features:
-    return tuple(f[part] for f in features)
-
-
-def _partial(there: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"] | None:
-    """None where all is there, if that can be known without waiting for a device."""
-    return None if there.device.type == "cpu" and cast("bool", there.all().item()) else there
+        there = matrix.tuples_there if self.forward else matrix.anchors_there
+        others = (there.sum() - there[e.own].long()).to(self.own)
+        return Side(
+            self.own,
+            statistics,
+            statistics.pop(COUNTED, others),
+            matrix.scale,
+            matrix.bias,
+            lowest,
+            mean,
+            ids=e.ids[e.own],
+            counted=counted,
+            gather=e.everyone,
+            name=">".join("+".join(m) for m in (matrix.searching(self.forward), matrix.modalities(self.forward))),
+            target=self.target,
+        )

@@ -16,6 +16,7 @@ class Edge(NamedTuple):
 
     anchor: str
     others: tuple[str, ...]
+    copies: tuple[str, ...] = ()  # further copies of a candidate: each is a positive, and searches its anchor itself
 
 
 class View(ABC):
@@ -26,7 +27,7 @@ class View(ABC):
 
     @abstractmethod
     def edges(self, modalities: Sequence[str]) -> list[Edge]:
-        """The matrices, for the modalities of a batch."""
+        """The matrices, for the modalities of a batch and their copies (`image.2`)."""
 
 
 VIEWS: Registry[View] = Registry("view")
@@ -42,7 +43,7 @@ class Pairs(View):
 
     Example:
         >>> [tuple(edge) for edge in Pairs().edges(["text", "image", "audio"])]
-        [('text', ('image',)), ('text', ('audio',)), ('image', ('audio',))]
+        [('text', ('image',), ()), ('text', ('audio',), ()), ('image', ('audio',), ())]
     """
 
     def __init__(self, pairs: list[tuple[str, str]] | None = None) -> None:
@@ -53,7 +54,7 @@ class Pairs(View):
         for pair in self.pairs or []:
             if not set(pair) <= set(modalities):
                 raise MmclError(f"the pair {list(pair)} is not among {list(modalities)}.")
-        return [Edge(a, (b,)) for a, b in self.pairs or combinations(modalities, 2)]
+        return [Edge(a, (b,)) for a, b in self.pairs or combinations(plain(modalities), 2)]
 
 
 class _Anchored(View):
@@ -66,7 +67,7 @@ class _Anchored(View):
         """All modalities but the anchor."""
         if self.anchor not in modalities:
             raise MmclError(f"the anchor {self.anchor!r} is not among {list(modalities)}.")
-        return tuple(m for m in modalities if m != self.anchor)
+        return tuple(m for m in plain(modalities) if m != self.anchor)
 
 
 @VIEWS.register("star")
@@ -78,7 +79,7 @@ class Star(_Anchored):
 
     Example:
         >>> [tuple(edge) for edge in Star("text").edges(["image", "text", "audio"])]
-        [('text', ('image',)), ('text', ('audio',))]
+        [('text', ('image',), ()), ('text', ('audio',), ())]
     """
 
     def edges(self, modalities: Sequence[str]) -> list[Edge]:
@@ -95,7 +96,7 @@ class Tuple(_Anchored):
 
     Example:
         >>> [tuple(edge) for edge in Tuple("text").edges(["image", "text", "audio"])]
-        [('text', ('image', 'audio'))]
+        [('text', ('image', 'audio'), ())]
     """
 
     tuples: ClassVar[bool] = True
@@ -111,7 +112,7 @@ class Rotating(View):
 
     Example:
         >>> [tuple(edge) for edge in Rotating().edges(["text", "image", "audio"])][-1]
-        ('audio', ('text', 'image'))
+        ('audio', ('text', 'image'), ())
     """
 
     tuples: ClassVar[bool] = True
@@ -121,4 +122,41 @@ class Rotating(View):
 
     def edges(self, modalities: Sequence[str]) -> list[Edge]:
         """One matrix a modality."""
+        modalities = plain(modalities)
         return [Edge(a, tuple(m for m in modalities if m != a)) for a in modalities]
+
+
+@VIEWS.register("captions")
+class Captions(View):
+    """One modality with all copies of another: several captions of a picture, as many as it has.
+
+    The anchor's positives are all its captions (`targets: shared`; `softmax` takes the mean inside or outside the
+    logarithm), among the captions of all rows; every caption searches its anchor. `directions: joint` with
+    `positives: in` is MIL-NCE.
+
+    Args:
+        anchor: the modality that has one copy.
+        of: the modality that has several: `text` beside `text.2`, `text.3`.
+
+    Example:
+        >>> [tuple(edge) for edge in Captions("image", "text").edges(["image", "text", "text.2", "text.wrong"])]
+        [('image', ('text',), ('text.2',))]
+    """
+
+    def __init__(self, anchor: str, of: str) -> None:
+        self.anchor, self.of = anchor, of
+
+    def edges(self, modalities: Sequence[str]) -> list[Edge]:
+        """One matrix, and one more for each further copy."""
+        for m in (self.anchor, self.of):
+            if m not in modalities:
+                raise MmclError(f"{m!r} is not among {list(modalities)}.")
+        if self.anchor == self.of:
+            raise MmclError(f"{self.anchor!r} cannot be searched in its own captions.")
+        copies = [m for m in modalities if m.startswith(f"{self.of}.") and m.rpartition(".")[2].isdigit()]
+        return [Edge(self.anchor, (self.of,), tuple(copies))]
+
+
+def plain(modalities: Sequence[str]) -> list[str]:
+    """Modalities without further copies."""
+    return [m for m in modalities if "." not in m]

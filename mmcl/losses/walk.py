@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmcl.losses.base import Features, Score, vjp_of
+from mmcl.losses.guide import Alike, Guide
 from mmcl.losses.precision import full_precision
 from mmcl.losses.statistics import INFINITY, Over, State, Statistic
 
@@ -41,10 +42,18 @@ class Mask:
     row_ids: Int[Tensor, " rows"] | None = None
     column_ids: Int[Tensor, " columns"] | None = None
     drop_same: bool = False  # entries with equal ids are nobody's negatives
+    alike: tuple[Alike, ...] = ()  # nor are these
 
-    def hide_(self, a: Tensor, over: Over, at: tuple[int, int]) -> Tensor:
-        """Fill what takes no part in a tile that begins at ``at`` with -inf."""
-        (r, c), (height, width) = at, a.shape
+    def transposed(self) -> "Mask":
+        """The mask of the transposed matrix."""
+        diagonal = None if self.diagonal is None else -self.diagonal
+        ids = self.column_ids, self.row_ids
+        alike = tuple(a.transposed() for a in self.alike)
+        return Mask(self.columns, self.rows, diagonal, *ids, self.drop_same, alike)
+
+    def hide_(self, a: Tensor, statistic: Statistic, at: tuple[slice, slice], dim: int) -> Tensor:
+        """Fill what takes no part in a tile with -inf."""
+        r, c, (height, width), over = at[0].start, at[1].start, a.shape, statistic.over
         if self.columns is not None:
             a.masked_fill_(~self.columns[None, c : c + width], -INFINITY)
         if self.rows is not None:
@@ -58,6 +67,9 @@ class Mask:
             assert self.column_ids is not None
             same = self.row_ids[r : r + height, None] == self.column_ids[None, c : c + width]
             a.masked_fill_(~same if over == "positives" else same, -INFINITY)
+        if over != "positives":
+            for alike in self.alike:
+                a.masked_fill_(alike.tile(at, dim), -INFINITY)
         return a
 
 
@@ -78,6 +90,7 @@ class Walk:
     rows: Asked = field(default_factory=dict)
     columns: Asked = field(default_factory=dict)
     own: bool = False  # every row must have a column of its own then
+    guide: Guide | None = None  # for statistics that are guided
     block: Block = "auto"
 
     def __call__(
@@ -117,7 +130,17 @@ class Walk:
         z = self.score.tile(rows, columns) * scale
         z = z if bias is None else z + bias
         own = [self.score.pairs(rows, _cut(columns, self.own_columns(slice(0, z.shape[0]))))] if self.own else []
-        return [*own, *(s.plain(self.mask.hide_(z * s.scale, s.over, (0, 0)), dim) for dim, s in self.asked)]
+        whole = slice(0, z.shape[0]), slice(0, z.shape[1])
+        seen = (self.seen(s, self.mask.hide_(z * s.scale, s, whole, dim), whole, dim) for dim, s in self.asked)
+        return [*own, *(s.plain(a, dim) for (dim, s), a in zip(self.asked, seen, strict=True))]
+
+    def seen(self, statistic: Statistic, a: Tensor, at: tuple[slice, slice], dim: int) -> Tensor:
+        """What a statistic sees: the logits of a tile, and above them the log-weights where it is guided."""
+        if not statistic.guided:
+            return a
+        assert self.guide is not None
+        weights = self.guide.tile(at, dim).to(a.dtype)
+        return torch.stack([a, weights.masked_fill(a == -INFINITY, -INFINITY)])
 
     def own_columns(self, rows: slice) -> slice:
         """The columns that belong to some rows."""
@@ -139,16 +162,18 @@ class _Tile:
 
     def __init__(self, walk: Walk, scores: Tensor, scale: Tensor, bias: Tensor | None, at: tuple[slice, slice]) -> None:
         self.walk, self.scores, self.scale, self.bias, self.at = walk, scores, scale, bias, at
-        self.made: dict[tuple[float, Over], Tensor] = {}
+        self.made: dict[tuple[float, Over, int | None, bool], Tensor] = {}
 
-    def logits(self, statistic: Statistic) -> Tensor:
+    def logits(self, statistic: Statistic, dim: int) -> Tensor:
         """Logits as a statistic sees them."""
-        key = statistic.scale, statistic.over
+        both = not self.walk.mask.alike and not statistic.guided  # rows and columns see the same
+        key = statistic.scale, statistic.over, None if both else dim, statistic.guided
         if key not in self.made:
             a = self.scores * (self.scale * statistic.scale)
             if self.bias is not None:
                 a.add_(self.bias * statistic.scale)
-            self.made[key] = self.walk.mask.hide_(a, statistic.over, (self.at[0].start, self.at[1].start))
+            a = self.walk.mask.hide_(a, statistic, self.at, dim)
+            self.made[key] = self.walk.seen(statistic, a, self.at, dim)
         return self.made[key]
 
     def part(self, dim: int) -> slice:
@@ -173,7 +198,7 @@ class _Tiles(torch.autograd.Function):
                 for number, (dim, statistic) in enumerate(walk.asked):
                     part = tile.part(dim)
                     old = tuple(x[part] for x in states[number])
-                    new = statistic.update(old, tile.logits(statistic), dim, at[dim].start)
+                    new = statistic.update(old, tile.logits(statistic, dim), dim, at[dim].start)
                     for whole, values in zip(states[number], new, strict=True):
                         whole[part] = values
             own = [walk.score.pairs(*_own(walk, r, rows, columns)) for r in _chunks(walk, shape[0])]
@@ -229,7 +254,7 @@ def _gradient(tile: _Tile, states: list[State], grads: tuple[Tensor, ...]) -> Te
     for (dim, statistic), state, g in zip(tile.walk.asked, states, grads, strict=True):
         part, start = tile.part(dim), tile.at[dim].start
         cut = tuple(x[part] for x in state)
-        one = statistic.gradient(cut, tile.logits(statistic), g[part], dim, start)
+        one = statistic.gradient(cut, tile.logits(statistic, dim), g[part], dim, start)
         one = one if statistic.scale == 1 else one.mul_(statistic.scale)
         total = one if total is None else total.add_(one)
     assert total is not None

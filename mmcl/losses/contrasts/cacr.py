@@ -41,6 +41,7 @@ class Cacr(Contrast):
     """
 
     shared: ClassVar[bool] = True
+    single: ClassVar[bool] = True
     # it falls as the temperature rises, so the temperature is no parameter; t- = 2 as in the paper
     temperature: ClassVar[TemperatureSpec | None] = TemperatureSpec(init=0.25, learn=False, min=0.25)
 

@@ -47,6 +47,7 @@ class Softmax(Contrast):
     """
 
     shared: ClassVar[bool] = True
+    soft: ClassVar[bool] = True
 
     def __init__(
         self, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0, positives: Literal["out", "in"] = "out"
@@ -67,7 +68,7 @@ class Softmax(Contrast):
         """Loss of each row."""
         z = side.logit
         everyone = torch.logaddexp(side["all"], z)
-        target = z
+        target = z if side.target is None else side.target
         if "positives" in side.statistics:
             if self.positives == "out":
                 target = (z + side["positives"]) / (1 + side["count"])

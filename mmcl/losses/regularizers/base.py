@@ -11,8 +11,9 @@ from pydantic import PlainValidator, SerializeAsAny
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.losses.line import Line, LineSpec, built, plain
+from mmcl.losses.line import Line, LineSpec, built
 from mmcl.losses.precision import full_precision
+from mmcl.losses.views import plain
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings
 

@@ -45,7 +45,7 @@ class Koleo(Regularizer):
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part."""
-        return torch.stack([self._one(embeddings, m) for m in self.modalities or embeddings.all]).mean()
+        return torch.stack([self._one(embeddings, m) for m in self.modalities or embeddings.modalities]).mean()
 
     def _one(self, e: Embeddings, modality: str) -> Float[Tensor, ""]:
         cosine, valid = Cosine(), e.present[modality]

@@ -47,7 +47,7 @@ class Variance(Regularizer):
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part."""
         e, values = embeddings, []
-        for m in self.modalities or e.all:
+        for m in self.modalities or e.modalities:
             x, count = centred(e, m, e.present[m])
             spread = (x.square().sum(0) / (count - 1).clamp(min=1) + TINY).sqrt()
             values.append(torch.where(count >= 2, (self.gamma - spread).clamp(min=0).mean(), 0.0))
@@ -85,7 +85,7 @@ class Covariance(Regularizer):
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part."""
         e, values = embeddings, []
-        for m in self.modalities or e.all:
+        for m in self.modalities or e.modalities:
             x, count = centred(e, m, e.present[m])
             covariance = x.T @ x / (count - 1).clamp(min=1)
             off = covariance.square().sum() - covariance.diagonal().square().sum()

@@ -48,7 +48,7 @@ class Uniformity(Regularizer):
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part."""
         e = embeddings
-        values = [potential(e, m, m, e.present[m], self.t) for m in self.modalities or e.all]
+        values = [potential(e, m, m, e.present[m], self.t) for m in self.modalities or e.modalities]
         return torch.stack(values).mean()
 
 

@@ -1,0 +1,1 @@
+"""Who stands beside a row's positive; one file each."""

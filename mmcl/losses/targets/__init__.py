@@ -1,0 +1,1 @@
+"""Who is positive, and how much; one file each."""

@@ -1,0 +1,182 @@
+"""What a recipe says of a term, and what cannot go together."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from mmcl.errors import MmclError
+from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Score, ScorePart
+from mmcl.losses.line import LineSpec, several
+from mmcl.losses.negatives.base import NEGATIVES, NegativesPart
+from mmcl.losses.targets.base import TARGETS, SoftTargets, Targets, TargetsPart
+from mmcl.losses.temperature import TemperatureSpec
+from mmcl.losses.views import VIEWS, View, ViewPart
+from mmcl.registry import Part
+
+if TYPE_CHECKING:
+    from mmcl.losses.term import Term
+
+
+class TermSpec(LineSpec):
+    """A contrast as a recipe says it. `pairs: [...]` and `anchor: m` are short for a `view`."""
+
+    score: ScorePart = Field(default_factory=lambda: SCORES.check("cosine"))
+    """How well two embeddings agree."""
+    contrast: ContrastPart = Field(default_factory=lambda: CONTRASTS.check("softmax"))
+    """How a row of scores becomes a loss."""
+    targets: TargetsPart = Field(default_factory=lambda: TARGETS.check("identity"))
+    """Who is positive, and how much: a row's own candidate (`identity`), every candidate that shows the same thing
+    (`shared`; see `identity` of a data source), or a distribution."""
+    negatives: Annotated[list[NegativesPart], BeforeValidator(several), Field(min_length=1)] = Field(
+        default_factory=lambda: [NEGATIVES.check("in_batch")]
+    )
+    """Who stands beside the positive: the batch's other rows (`in_batch`), those of them that do not show the same
+    thing (`distinct`), and further candidates."""
+    directions: Literal["both", "forward", "backward", "joint"] = "both"
+    """Anchors search candidates and candidates search anchors (`both`), only one of them, or both in one denominator
+    (`joint`)."""
+    view: ViewPart | None = Field(default=None, validate_default=True)
+    """Which score matrices there are; where nothing is said, all pairs, or what the score is made for."""
+    temperature: TemperatureSpec | None = Field(default=None, validate_default=True)
+    """A number is fixed; a mapping may learn it. Where nothing is said, what suits the score."""
+    block: Annotated[int, Field(ge=16)] | Literal["auto"] | None = "auto"
+    """Side of the tiles in which the score matrix is made, so that it never exists whole; none makes it at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _view_in_short(cls, value: Any) -> Any:
+        """`pairs` and `anchor`, as the view that they stand for."""
+        short = {"pairs", "anchor"} & set(value) if isinstance(value, dict) else set()
+        if not short:
+            return value
+        if len(short) > 1 or value.get("view") is not None:
+            raise MmclError("`pairs`, `anchor` and `view` say the same thing; give one of them.")
+        key, rest = short.pop(), {k: v for k, v in value.items() if k not in short}
+        said = rest.pop(key)
+        name = "pairs"
+        if key == "anchor":
+            name = "star" if _class(SCORES.check(rest.get("score", "cosine")), SCORES).view == "pairs" else "tuple"
+        return {**rest, "view": {"name": name, key: said}}
+
+    @field_validator("view", mode="after")
+    @classmethod
+    def _default_view(cls, value: Part | None, info: Any) -> Part | None:
+        if value is None and "score" in info.data:
+            view = _class(info.data["score"], SCORES).view
+            return None if view == "tuple" else VIEWS.check(view)
+        for pair in getattr(value, "pairs", None) or []:
+            if pair[0] == pair[1]:
+                raise MmclError(f"{list(pair)} pairs a modality with itself.")
+        return value
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _default_temperature(cls, value: Any, info: Any) -> Any:
+        if not {"score", "contrast"} <= set(info.data):
+            return None  # they are told by themselves
+        contrast: type[Contrast] = _class(info.data["contrast"], CONTRASTS)
+        if not contrast.tempered:
+            if value is not None:
+                raise MmclError(f"{info.data['contrast'].name} takes scores as they are and has no temperature.")
+            return None
+        usual: TemperatureSpec = contrast.temperature or _class(info.data["score"], SCORES).temperature
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"init": value, "learn": False, "min": value}
+        if isinstance(value, dict):
+            return {**usual.model_dump(), **value}
+        return usual if value is None else value
+
+    @model_validator(mode="after")
+    def _sense(self) -> "TermSpec":
+        score: type[Score] = _class(self.score, SCORES)
+        contrast: type[Contrast] = _class(self.contrast, CONTRASTS)
+        title = f"{self.score.name} x {self.contrast.name}"
+        if self.view is None:
+            raise MmclError(f"{self.score.name} compares an anchor with a tuple; say `anchor`, or `view: rotating`.")
+        if _class(self.view, VIEWS).tuples and score.most == 1:
+            raise MmclError(f"view: {self.score.name} compares two modalities, and {self.view.name} makes tuples.")
+        if not _class(self.view, VIEWS).tuples and score.least > 1:
+            raise MmclError(
+                f"view: {self.score.name} compares an anchor with {score.least} modalities or more at once."
+            )
+        if contrast.bounded and score.lowest is None:
+            raise MmclError(f"{title}: {self.contrast.name} needs a score that has a smallest value.")
+        self._targets_fit(title)
+        self._matrices_fit()
+        return self
+
+    def _targets_fit(self, title: str) -> None:
+        """Targets that the contrast, the negatives and the directions can take."""
+        contrast: type[Contrast] = _class(self.contrast, CONTRASTS)
+        targets: type[Targets] = _class(self.targets, TARGETS)
+        soft = issubclass(targets, SoftTargets)
+        if targets.shared and not contrast.shared:
+            can = sorted(n for n, c in CONTRASTS.classes.items() if c.shared)
+            raise MmclError(f"targets: {self.contrast.name} takes one positive a row; several: {', '.join(can)}.")
+        if soft and not contrast.soft:
+            can = ", ".join(sorted(n for n, c in CONTRASTS.classes.items() if c.soft))
+            raise MmclError(f"targets: {self.contrast.name} takes no distribution ({self.targets.name}); {can} does.")
+        if soft and self.directions == "joint":
+            raise MmclError(f"directions: {self.targets.name} gives each direction its own target; `joint` has one.")
+        if targets.shared and any(_class(part, NEGATIVES).drop_same for part in self.negatives):
+            raise MmclError(
+                "targets: what is a positive is no negative anyway; `negatives: distinct` says nothing more."
+            )
+        plain = self.targets.name == "identity" and [part.name for part in self.negatives] == ["in_batch"]
+        if getattr(self.score, "shuffle", False) and not (plain and self.directions == "both"):
+            raise MmclError(
+                f"{title}: shuffled candidates show nothing in particular and search nothing: only `targets: identity` "
+                "and `negatives: in_batch`, in both directions, go with them; or say `shuffle: false`."
+            )
+
+    def _matrices_fit(self) -> None:
+        """Negatives, directions and a view that the contrast can take."""
+        contrast: type[Contrast] = _class(self.contrast, CONTRASTS)
+        if contrast.one_way and self.directions != "both":
+            raise MmclError(f"directions: {self.contrast.name} looks at every pair once; there are no directions.")
+        several = self.directions == "joint" or any(_class(part, NEGATIVES).adds for part in self.negatives)
+        captions = self.view is not None and self.view.name == "captions"
+        if contrast.single and (several or captions):
+            raise MmclError(
+                f"{self.contrast.name} cannot put candidates of several matrices into one row: no further negatives, "
+                "no `directions: joint`, no captions."
+            )
+        for part in self.negatives:
+            if _class(part, NEGATIVES).pairs and _class(self.view, VIEWS).tuples:
+                raise MmclError(f"negatives: {part.name} is for pairs of modalities; {self.view} makes tuples.")
+        if captions and (not _class(self.targets, TARGETS).shared or contrast.one_way):
+            raise MmclError(
+                "view: captions are several positives of their anchor: they need `targets: shared`, and a contrast "
+                "that asks both directions."
+            )
+
+    @property
+    def title(self) -> str:
+        """Name of the term in logs."""
+        return f"{self.score.name}_{self.contrast.name}"
+
+    def check(self, modalities: list[str]) -> None:
+        """Refuse modalities with which the term can do nothing."""
+        if len(modalities) < 2:
+            raise MmclError(f"a contrast needs two modalities or more; got {modalities}.")
+        assert self.view is not None
+        view: View = self.view.build()
+        score: type[Score] = _class(self.score, SCORES)
+        for part in self.negatives:
+            _class(part, NEGATIVES).check(part, modalities)
+        for edge in view.edges(modalities):
+            if len(edge.others) < score.least or (score.most or len(edge.others)) < len(edge.others):
+                needed = f"{score.least + 1}{'' if score.least == score.most else ' or more'}"
+                raise MmclError(f"{self.score.name} is for {needed} modalities; got {modalities}.")
+        if not view.edges(modalities):
+            raise MmclError(f"view: {self.view.name} finds nothing to compare among {modalities}.")
+
+    def build(self, dim: int | None = None) -> "Term":
+        """The term."""
+        from mmcl.losses.term import Term  # it is made of this
+
+        return Term(self, dim)
+
+
+def _class(part: Part, registry: Any) -> Any:
+    return registry.classes[part.name]
