@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import mmcl
 from mmcl import distributed, workflow
+from mmcl.losses import Objective
 from mmcl.model import MultiTower
 from mmcl.recipe import Recipe, dump_yaml
 from mmcl.towers import Tower
@@ -23,7 +25,10 @@ from mmcl.types import Batch, Transform
 from tests.distributed_worker import run_processes
 
 ROWS, DIM = 11, 6  # 11 rows: unequal shares on 2 and on 3 processes
-MODALITIES = ("image", "text", "audio")
+TOWERS = ("image", "text", "audio")
+MODALITIES = (*TOWERS, "text.2", "image.wrong")  # with copies, which only some objectives look at
+TEACHER = {"text": "teacher.text", "image": "teacher.image"}
+PAIR = {"pairs": [["text", "image"]]}
 OBJECTIVES: dict[str, Any] = {
     "clip": "clip",
     "distinct": {"negatives": "distinct", "contrast": {"name": "softmax", "label_smoothing": 0.1}},
@@ -38,6 +43,32 @@ OBJECTIVES: dict[str, Any] = {
     "dclw": "dclw",
     "hinge": {"contrast": "hinge", "anchor": "image"},
     "cuaxu": "cuaxu",
+    "matryoshka": {"transform": {"name": "matryoshka", "dims": [2, 6], "weights": [0.5, 1.0]}, **PAIR},
+    "soft": {"targets": {"name": "soft", "by": TEACHER}, **PAIR},
+    "congrat": {"targets": {"name": "congrat", "by": "teacher.text", "alpha": 0.4}},
+    "neighbours": {"targets": {"name": "neighbours", "by": "image", "k": 3}, "temperature": {"init": 0.3}},
+    "graded": {"targets": {"name": "graded", "by": "grade", "map": "log"}, "contrast": "hard_negative"},
+    "gte": {"negatives": ["distinct", "in_modal"], "directions": "joint"},
+    "alike": {
+        "negatives": {"name": "alike", "by": TEACHER, "margin": 0.0},
+        **PAIR,
+    },
+    "provided": {"negatives": ["in_batch", {"name": "provided", "copies": ["image.wrong"]}], "contrast": "sigmoid"},
+    "wrong tuples": {
+        "score": "gram",
+        "anchor": "text",
+        "negatives": ["distinct", {"name": "provided", "copies": ["image.wrong"]}],
+    },
+    "null": {"negatives": ["in_batch", {"name": "null", "of": ["audio"]}], "anchor": "text"},
+    "queue": {"negatives": ["in_batch", {"name": "queue", "size": 16, "of": ["image", "text"], "top_k": 5}], **PAIR},
+    "mixed": {"negatives": ["in_batch", {"name": "mixed", "hardest": 4, "count": 3, "with_query": 2}]},
+    "captions": {"view": {"name": "captions", "anchor": "image", "of": "text"}, "targets": "shared"},
+    "milnce": {
+        "view": {"name": "captions", "anchor": "image", "of": "text"},
+        "contrast": {"name": "softmax", "positives": "in"},
+        "targets": "shared",
+        "directions": "joint",
+    },
     "regularizers": [
         {"regularize": name}
         for name in ("koleo", "variance", "covariance", "barlow", "consistency", "cross_uniformity")
@@ -52,18 +83,44 @@ def whole_batch() -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
     present = {m: torch.ones(ROWS, dtype=torch.bool) for m in MODALITIES}
     present["audio"][6:] = False
     present["text"][2] = False
+    present["text.2"][1::2] = False
+    present["image.wrong"][7:9] = False
     vectors = {m: x.masked_fill(~present[m][:, None], 0.0) for m, x in vectors.items()}
     return vectors, present, ["a", "b", "a", "c", "d", "e", "f", "a", "g", "g", "h"]
 
 
+def extras() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What else is known of all rows, and which of them have it."""
+    generator = torch.Generator().manual_seed(4)
+    known = {f"teacher.{m}": torch.randn(ROWS, 4, dtype=torch.float64, generator=generator) for m in ("text", "image")}
+    known["grade"] = torch.rand(ROWS, dtype=torch.float64, generator=generator) + 1
+    present = {name: torch.ones(ROWS, dtype=torch.bool) for name in known}
+    present["teacher.text"][8] = False
+    return known, present
+
+
+def made(name: str) -> Objective:
+    torch.manual_seed(5)  # of parts that have weights
+    return mmcl.objective(OBJECTIVES[name], DIM).double()
+
+
 def single(name: str) -> dict[str, Tensor]:
     vectors, present, keys = whole_batch()
+    known, known_of = extras()
     leaves = {m: x.clone().requires_grad_() for m, x in vectors.items()}
-    objective = mmcl.objective(OBJECTIVES[name]).double()
-    out = objective(leaves, present=present, keys=keys)
+    objective = made(name)
+    for step in range(2):
+        out = objective(leaves, present=present | known_of, keys=keys, extras=known, step=step)
+        if step == 0:
+            objective.after_step_()  # what is kept from step to step moves on
     out.total.backward()
     temperatures = {f"t{i}": p.grad for i, p in enumerate(objective.parameters())}
-    return {"loss": out.total.detach(), **{m: x.grad for m, x in leaves.items()}, **temperatures}
+    return {"loss": out.total.detach(), **{m: _zero_at_least(x) for m, x in leaves.items()}, **temperatures}
+
+
+def _zero_at_least(x: Tensor) -> Tensor:
+    """Gradient; zero for a copy that the objective does not look at."""
+    return torch.zeros_like(x) if x.grad is None else x.grad
 
 
 def one_of_many() -> dict[str, dict[str, Tensor]]:
@@ -74,11 +131,17 @@ def one_of_many() -> dict[str, dict[str, Tensor]]:
     ids = torch.tensor([sorted(set(keys)).index(key) for key in keys])
     batch = Batch({}, {m: p[own] for m, p in present.items()}, keys[own], ids[own], ROWS, offset, [])
     results = {}
-    for name, said in OBJECTIVES.items():
-        objective = mmcl.objective(said).double()
+    known, known_of = extras()
+    for name in OBJECTIVES:
+        objective = made(name)
         leaves = {m: x[own][present[m][own]].clone().requires_grad_() for m, x in vectors.items()}
         there = {m: x for m, x in leaves.items() if x.shape[0]}
-        out = objective(gathered(there, batch, MODALITIES, DIM, torch.device("cpu")))
+        record = gathered(there, batch, MODALITIES, DIM, torch.device("cpu"))
+        record = replace(record, extras=known, present={**record.present, **known_of})
+        for step in range(2):
+            out = objective(replace(record, step=step))
+            if step == 0:
+                objective.after_step_()
         (out.total * distributed.world_size()).backward()  # as the step does, for DDP's mean
         distributed.average_gradients(objective.parameters())
         full = {m: torch.zeros(count, DIM, dtype=torch.float64) for m in MODALITIES}
@@ -118,20 +181,20 @@ def absent_on_one_process() -> dict[str, Tensor]:
         own, last = slice(offset, offset + count), slice(ROWS - 3, ROWS)
         there = {m: p.clone() for m, p in present.items()}
         if name == "none":
-            for m in MODALITIES:
+            for m in TOWERS:
                 there[m][last] = False
         torch.manual_seed(4)
-        towers: torch.nn.Module = MultiTower({m: Linear() for m in MODALITIES}, DIM)
+        towers: torch.nn.Module = MultiTower({m: Linear() for m in TOWERS}, DIM)
         if distributed.world_size() > 1:
             towers = torch.nn.parallel.DistributedDataParallel(
                 towers,
                 find_unused_parameters=True,
                 bucket_cap_mb=1e-4,  # type: ignore[arg-type]
             )
-        inputs = {m: x[own][there[m][own]] for m, x in vectors.items() if there[m][own].any()}
+        inputs = {m: vectors[m][own][there[m][own]] for m in TOWERS if there[m][own].any()}
         batch = Batch({}, {m: p[own] for m, p in there.items()}, keys[own], torch.arange(ROWS)[own], ROWS, offset, [])
         out = mmcl.objective({"temperature": 0.2}).double()(
-            gathered(towers(inputs), batch, MODALITIES, DIM, torch.device("cpu"))
+            gathered(towers(inputs), batch, TOWERS, DIM, torch.device("cpu"))
         )
         (out.total * distributed.world_size()).backward()
         for key, parameter in towers.named_parameters():
