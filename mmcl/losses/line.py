@@ -33,6 +33,10 @@ def _weight(value: Any) -> float | Ramp:
     return Ramp.model_validate(value) if isinstance(value, dict | Ramp) else _NUMBER.validate_python(value)
 
 
+class Extra:
+    """Marks an argument that names one of `Embeddings.extras`, or several (a mapping's values)."""
+
+
 def several(value: Any) -> Any:
     """A list, also where one thing alone is said."""
     return value if isinstance(value, list) else [value]
@@ -64,6 +68,10 @@ class LineSpec(Spec):
     def check(self, modalities: list[str]) -> None:
         """Refuse modalities with which the term can do nothing; copies (`image.2`) are among them."""
         raise NotImplementedError
+
+    def extras(self) -> set[str]:
+        """Names that parts of the term look up among the extras (some may be modalities, held still)."""
+        return _extras(self)
 
     def build(self, dim: int | None = None) -> "Line":
         """The term; ``dim`` is the width of the shared space, where a part of it must know."""
@@ -114,3 +122,18 @@ def built(part: Part, dim: int | None) -> Any:
             f"{part.name} has weights of the embeddings' width: say it, as in mmcl.objective(..., dim=512)."
         )
     return part.build(**dict.fromkeys(part.wants, dim))
+
+
+def _extras(said: Any) -> set[str]:
+    """Names in fields that are marked with `Extra`, at any depth."""
+    found = set[str]()
+    if isinstance(said, list):
+        found = found.union(*(_extras(one) for one in said))
+    elif isinstance(said, Spec):
+        for key, field in type(said).model_fields.items():
+            value = getattr(said, key)
+            if any(isinstance(mark, Extra) for mark in field.metadata):
+                found |= {value} if isinstance(value, str) else set(value.values() if value else ())
+            else:
+                found |= _extras(value)
+    return found

@@ -49,10 +49,6 @@ class Negatives(nn.Module):
         """Which entries are so similar that they may be positives, and are left out."""
         return None
 
-    def extras(self) -> set[str]:
-        """What it must find in `Embeddings.extras`, or among the modalities."""
-        return set()
-
     @staticmethod
     def check(said: Any, modalities: Sequence[str]) -> None:
         """Refuse modalities with which the part that a recipe says can do nothing; copies are among them."""

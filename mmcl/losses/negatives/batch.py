@@ -12,7 +12,7 @@ from mmcl.errors import MmclError
 from mmcl.losses.guide import Alike
 from mmcl.losses.matrix import Candidates, Matrix
 from mmcl.losses.negatives.base import NEGATIVES, Negatives, refuse_unknown
-from mmcl.losses.targets.base import By, names, vectors
+from mmcl.losses.targets.base import By, vectors
 from mmcl.losses.views import Edge
 from mmcl.types import Embeddings
 
@@ -81,8 +81,8 @@ class TooAlike(Negatives):
         Document Embeddings", ICLR 2025, Section 4.1 (https://arxiv.org/abs/2410.02525).
 
     Example:
-        >>> sorted(TooAlike({"text": "ema.text", "image": "ema.image"}, margin=0.0).extras())
-        ['ema.image', 'ema.text']
+        >>> TooAlike({"text": "ema.text", "image": "ema.image"}, margin=0.0).margin
+        0.0
     """
 
     pairs: ClassVar[bool] = False
@@ -109,10 +109,6 @@ class TooAlike(Negatives):
         own = (v.rows * v.columns).sum(1) + self.margin
         own = own.masked_fill(~(v.row_there & v.column_there), float("inf"))
         return Alike(v, own, own)
-
-    def extras(self) -> set[str]:
-        """The names that it looks up."""
-        return names(self.by)
 
 
 @NEGATIVES.register("in_modal")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.losses.guide import Alike, Vectors
+from mmcl.losses.line import Extra
 from mmcl.losses.matrix import Candidates, Matrix
 from mmcl.losses.negatives.base import NEGATIVES, Negatives, refuse_unknown
 from mmcl.losses.scores.unit import unit
@@ -53,7 +54,7 @@ class Queue(Negatives):
         self,
         size: Annotated[int, Field(ge=1)],
         of: Annotated[list[str], Field(min_length=1)],
-        by: dict[str, str] | None = None,
+        by: Annotated[dict[str, str] | None, Extra()] = None,
         top_k: Annotated[int, Field(ge=1)] | None = None,
         *,
         dim: int,
@@ -96,10 +97,6 @@ class Queue(Negatives):
                 old[places] = new[-rows:].to(old)
         self.next.copy_((self.next + rows) % self.size)
         self.seen = {}
-
-    def extras(self) -> set[str]:
-        """The names of what is kept."""
-        return set(self.by.values())
 
     @staticmethod
     def check(said: Any, modalities: Sequence[str]) -> None:

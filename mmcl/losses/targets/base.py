@@ -11,13 +11,14 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.losses.guide import INFINITY, Guide, Vectors
+from mmcl.losses.line import Extra
 from mmcl.losses.scores.unit import unit
 from mmcl.losses.statistics import Statistic
 from mmcl.losses.views import Edge
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings
 
-By = str | dict[str, str]
+By = Annotated[str | dict[str, str], Extra()]
 """Whose similarities: a name of `Embeddings.extras` (or a modality itself, held still), or one for each modality."""
 
 
@@ -30,10 +31,6 @@ class Targets:
     def weights(self, embeddings: Embeddings) -> Float[Tensor, " all_batch"] | None:
         """Weight of each row's loss; all 1 where None."""
         return None
-
-    def extras(self) -> set[str]:
-        """What it must find in `Embeddings.extras`, or among the modalities."""
-        return set()
 
 
 TARGETS: Registry[Targets] = Registry("targets")
@@ -59,10 +56,6 @@ class SoftTargets(Targets):
 
     def __init__(self, by: By, alpha: Annotated[float, Field(ge=0, le=1)] = 1.0, toward: str | None = None) -> None:
         self.by, self.alpha, self.toward = by, alpha, toward
-
-    def extras(self) -> set[str]:
-        """The names that it looks up."""
-        return names(self.by)
 
     def known(self) -> Mapping[str, Statistic]:
         """What must be known of each row's similarities with the others before they can be weighted."""
@@ -99,11 +92,6 @@ class SoftTargets(Targets):
         own = torch.sigmoid(weight - log)  # its share of all weights
         own = torch.where(there & (log > -INFINITY), own, 1.0).detach()
         return z + self.alpha * (1 - own) * (mean - z)
-
-
-def names(by: By) -> set[str]:
-    """All names that are looked up."""
-    return {by} if isinstance(by, str) else set(by.values())
 
 
 def vectors(e: Embeddings, by: By, edge: Edge) -> Vectors:

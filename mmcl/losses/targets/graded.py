@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl.errors import MmclError
+from mmcl.losses.line import Extra
 from mmcl.losses.targets.base import TARGETS, Targets
 from mmcl.types import Embeddings
 
@@ -43,15 +44,11 @@ class Graded(Targets):
 
     def __init__(
         self,
-        by: str,
+        by: Annotated[str, Extra()],
         map: Literal["linear", "inverse", "log", "constant"] = "linear",
         scale: Annotated[float, Field(gt=0)] = 1.0,
     ) -> None:
         self.by, self.map, self.scale = by, map, scale
-
-    def extras(self) -> set[str]:
-        """The grades."""
-        return {self.by}
 
     def weights(self, embeddings: Embeddings) -> Float[Tensor, " all_batch"]:
         """One a row."""

@@ -37,8 +37,9 @@ class Soft(SoftTargets):
         (https://arxiv.org/abs/2303.17561).
 
     Example:
-        >>> Soft(by="teacher.image", alpha=0.4).extras()
-        {'teacher.image'}
+        >>> import torch
+        >>> Soft(by="teacher.image", temperature=0.1).log_weights(torch.tensor([1.0, 0.0]), {}, False)
+        tensor([10.,  0.])
     """
 
     def __init__(
