@@ -1,6 +1,7 @@
-"""What pulls embeddings together and apart: score x contrast x targets over the matrices of a view, and regularizers.
+"""What pulls embeddings together and apart.
 
-A new member is one file in ``scores/``, ``contrasts/`` or ``regularizers/``, one import below, and its test.
+Score x contrast x targets over the matrices of a view, losses of several views at once, and regularizers. A new
+member is one file in ``scores/``, ``contrasts/``, ``multiview/`` or ``regularizers/``, one import below, and its test.
 """
 
 from mmcl.losses.base import CONTRASTS, SCORES, Contrast, LossOutput, Score, Side
@@ -15,6 +16,10 @@ from mmcl.losses.contrasts.sigmoid import Sigmoid
 from mmcl.losses.contrasts.softmax import Softmax
 from mmcl.losses.contrasts.spectral import Spectral
 from mmcl.losses.diagnostics import diagnostics, gradient_norms
+from mmcl.losses.multiview.base import MULTI_VIEWS, MultiView, MultiViewSpec, MultiViewTerm, Views
+from mmcl.losses.multiview.mv_dhel import MvDhel
+from mmcl.losses.multiview.mv_infonce import MvInfoNce
+from mmcl.losses.multiview.poly import Poly
 from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets
 from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
@@ -38,6 +43,7 @@ from mmcl.losses.walk import Mask, Walk
 
 __all__ = [
     "CONTRASTS",
+    "MULTI_VIEWS",
     "REGULARIZERS",
     "SCORES",
     "TRANSFORMS",
@@ -64,9 +70,15 @@ __all__ = [
     "Margin",
     "Mask",
     "Matryoshka",
+    "MultiView",
+    "MultiViewSpec",
+    "MultiViewTerm",
+    "MvDhel",
+    "MvInfoNce",
     "Objective",
     "ObjectiveSpec",
     "Pairs",
+    "Poly",
     "Regularizer",
     "RegularizerSpec",
     "RegularizerTerm",
@@ -89,6 +101,7 @@ __all__ = [
     "Uniformity",
     "Variance",
     "View",
+    "Views",
     "Walk",
     "check_objective",
     "diagnostics",

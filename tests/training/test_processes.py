@@ -38,6 +38,11 @@ OBJECTIVES: dict[str, Any] = {
     "dclw": "dclw",
     "hinge": {"contrast": "hinge", "anchor": "image"},
     "cuaxu": "cuaxu",
+    "poly_geometric": "poly_geometric",
+    "poly_arithmetic": {"multi_view": {"name": "poly", "form": "arithmetic"}, "negatives": "distinct"},
+    "poly_sufficient": "poly_sufficient",
+    "mv_infonce": "mv_infonce",
+    "mv_dhel": "mv_dhel",
     "regularizers": [
         {"regularize": name}
         for name in ("koleo", "variance", "covariance", "barlow", "consistency", "cross_uniformity")
