@@ -1,6 +1,7 @@
-"""What pulls embeddings together and apart: score x contrast x targets over the matrices of a view, and regularizers.
+"""What pulls embeddings together and apart.
 
-A new member is one file in ``scores/``, ``contrasts/`` or ``regularizers/``, one import below, and its test.
+Score x contrast x targets over the matrices of a view, losses of several views at once, and regularizers. A new
+member is one file in ``scores/``, ``contrasts/``, ``multiview/`` or ``regularizers/``, one import below, and its test.
 """
 
 from mmcl.losses.base import CONTRASTS, SCORES, Contrast, LossOutput, Score, Side
@@ -15,6 +16,10 @@ from mmcl.losses.contrasts.sigmoid import Sigmoid
 from mmcl.losses.contrasts.softmax import Softmax
 from mmcl.losses.contrasts.spectral import Spectral
 from mmcl.losses.diagnostics import diagnostics, gradient_norms
+from mmcl.losses.multiview.base import MULTI_VIEWS, MultiView, MultiViewSpec, MultiViewTerm, Views
+from mmcl.losses.multiview.mv_dhel import MvDhel
+from mmcl.losses.multiview.mv_infonce import MvInfoNce
+from mmcl.losses.multiview.poly import Poly
 from mmcl.losses.negatives.base import NEGATIVES, Negatives
 from mmcl.losses.negatives.batch import Distinct, InBatch, InModal, Provided, TooAlike
 from mmcl.losses.negatives.mixed import Mixed
@@ -50,6 +55,7 @@ from mmcl.losses.walk import Mask, Walk
 
 __all__ = [
     "CONTRASTS",
+    "MULTI_VIEWS",
     "NEGATIVES",
     "REGULARIZERS",
     "SCORES",
@@ -88,12 +94,18 @@ __all__ = [
     "Mask",
     "Matryoshka",
     "Mixed",
+    "MultiView",
+    "MultiViewSpec",
+    "MultiViewTerm",
+    "MvDhel",
+    "MvInfoNce",
     "Negatives",
     "Neighbours",
     "Null",
     "Objective",
     "ObjectiveSpec",
     "Pairs",
+    "Poly",
     "Provided",
     "Queue",
     "Regularizer",
@@ -122,6 +134,7 @@ __all__ = [
     "Uniformity",
     "Variance",
     "View",
+    "Views",
     "Walk",
     "check_objective",
     "diagnostics",

@@ -39,6 +39,8 @@ class Score(ABC):
     """Side of the tiles on a CPU: what a tile keeps should stay in its cache."""
     exact: ClassVar[bool] = False
     """Whether the score is a difference of near numbers, so that TF32 would ruin it."""
+    symmetric: ClassVar[bool] = False
+    """Whether it takes anchors and single candidates alike: the matrix of y with x is that of x with y, transposed."""
     view: ClassVar[Literal["pairs", "tuple", "rotating"]] = "pairs"
     """Which score matrices there are where a recipe does not say."""
     temperature: ClassVar[TemperatureSpec] = TemperatureSpec()

@@ -10,7 +10,7 @@ from mmcl.losses.base import Features, Score
 from mmcl.losses.guide import Alike, Guide
 from mmcl.losses.statistics import Largest, LargestPlaces, Statistic
 from mmcl.losses.views import Edge
-from mmcl.losses.walk import Block, Mask, Walk
+from mmcl.losses.walk import Block, Mask, Walk, unless_all
 from mmcl.types import Embeddings
 
 Asked = Mapping[str, Statistic]
@@ -143,7 +143,7 @@ class Matrix:
         return self.score.pairs(self.score.anchors(vectors[0]), _rows(self.tuples, self.e.own))
 
     def _walk(self, rows: slice, columns: slice, diagonal: int, guide: Guide | None) -> Walk:
-        there = _partial(self.anchors_there[rows]), _partial(self.tuples_there[columns])
+        there = unless_all(self.anchors_there[rows]), unless_all(self.tuples_there[columns])
         ids = self.e.ids[rows], self.e.ids[columns]
         alike = tuple(a.cut(rows, columns) for a in self.alike)
         mask = Mask(*there, diagonal, *ids, drop_same=self.drop_same, alike=alike)
@@ -170,8 +170,3 @@ def nothing(asked: Asked, like: Float[Tensor, " rows"]) -> dict[str, Tensor]:
 
 def _rows(features: Features, part: slice) -> Features:
     return tuple(f[part] for f in features)
-
-
-def _partial(there: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"] | None:
-    """None where all is there, if that can be known without waiting for a device."""
-    return None if there.device.type == "cpu" and bool(there.all()) else there

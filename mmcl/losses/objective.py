@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.base import LossOutput
 from mmcl.losses.line import Line, LineSpec
+from mmcl.losses.multiview.base import MultiViewSpec
 from mmcl.losses.regularizers.base import RegularizerSpec
 from mmcl.losses.term_spec import TermSpec
 from mmcl.types import Embeddings
@@ -37,11 +38,12 @@ def _terms(value: Any) -> Any:
 
 
 def _line(value: Any) -> LineSpec:
-    """One line of an objective: a regularizer, or else a contrast."""
+    """One line of an objective: a regularizer, a loss of several views at once, or else a contrast."""
     if isinstance(value, LineSpec):
         return value
-    kind = RegularizerSpec if isinstance(value, dict) and "regularize" in value else TermSpec
-    return kind.model_validate(value)
+    kinds: dict[str, type[LineSpec]] = {"regularize": RegularizerSpec, "multi_view": MultiViewSpec}
+    said = [kind for key, kind in kinds.items() if isinstance(value, dict) and key in value]
+    return (said[0] if said else TermSpec).model_validate(value)
 
 
 ObjectiveSpec = Annotated[

@@ -263,3 +263,8 @@ def _gradient(tile: _Tile, states: list[State], grads: tuple[Tensor, ...]) -> Te
 
 def _cut(features: Any, part: slice) -> tuple[Any, ...]:
     return tuple(None if f is None else f[part] for f in features)
+
+
+def unless_all(there: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"] | None:
+    """None where all is there, if that can be known without waiting for a device."""
+    return None if there.device.type == "cpu" and bool(there.all()) else there

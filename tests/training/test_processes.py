@@ -69,6 +69,11 @@ OBJECTIVES: dict[str, Any] = {
         "targets": "shared",
         "directions": "joint",
     },
+    "poly_geometric": "poly_geometric",
+    "poly_arithmetic": {"multi_view": {"name": "poly", "form": "arithmetic"}, "negatives": "distinct"},
+    "poly_sufficient": "poly_sufficient",
+    "mv_infonce": "mv_infonce",
+    "mv_dhel": "mv_dhel",
     "regularizers": [
         {"regularize": name}
         for name in ("koleo", "variance", "covariance", "barlow", "consistency", "cross_uniformity")

@@ -39,6 +39,7 @@ class Cosine(Score):
 
     most: ClassVar[int | None] = None
     lowest: float | None = -1.0
+    symmetric: ClassVar[bool] = True
     block: ClassVar[int] = 1024
 
     def __init__(self, tuples: Literal["mean", "centroid"] = "mean") -> None:

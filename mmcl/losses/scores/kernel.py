@@ -48,6 +48,7 @@ class Kernel(Score):
     smaller_is_closer: ClassVar[bool] = True
     lowest: float | None = -16.0  # of any power; an instance knows its own
     exact: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = True
 
     def __init__(
         self, gamma: Annotated[float, Field(gt=0, le=4)] = 1.0, mix: Annotated[float, Field(ge=0, le=1)] = 1.0
