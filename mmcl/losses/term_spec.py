@@ -135,7 +135,8 @@ class TermSpec(LineSpec):
         if contrast.one_way and self.directions != "both":
             raise MmclError(f"directions: {self.contrast.name} looks at every pair once; there are no directions.")
         several = self.directions == "joint" or any(_class(part, NEGATIVES).adds for part in self.negatives)
-        captions = self.view is not None and self.view.name == "captions"
+        assert self.view is not None
+        captions = self.view.name == "captions"
         if contrast.single and (several or captions):
             raise MmclError(
                 f"{self.contrast.name} cannot put candidates of several matrices into one row: no further negatives, "
@@ -143,7 +144,7 @@ class TermSpec(LineSpec):
             )
         for part in self.negatives:
             if _class(part, NEGATIVES).pairs and _class(self.view, VIEWS).tuples:
-                raise MmclError(f"negatives: {part.name} is for pairs of modalities; {self.view} makes tuples.")
+                raise MmclError(f"negatives: {part.name} is for pairs of modalities; {self.view.name} makes tuples.")
         if captions and (not _class(self.targets, TARGETS).shared or contrast.one_way):
             raise MmclError(
                 "view: captions are several positives of their anchor: they need `targets: shared`, and a contrast "

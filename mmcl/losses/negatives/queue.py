@@ -89,13 +89,13 @@ class Queue(Negatives):
         """Take up the rows of the step, the same on every process."""
         if not self.seen:
             return
-        rows = min(self.size, next(iter(self.seen.values()))[0].shape[0])
-        places = (self.next + torch.arange(rows, device=self.next.device)) % self.size
+        rows, place = min(self.size, next(iter(self.seen.values()))[0].shape[0]), self.get_buffer("next")
+        places = (place + torch.arange(rows, device=place.device)) % self.size
         for m, noted in self.seen.items():
             for kind, new in zip(("vectors", "ids", "there"), noted, strict=True):
                 old = self.get_buffer(f"{m}_{kind}")
                 old[places] = new[-rows:].to(old)
-        self.next.copy_((self.next + rows) % self.size)
+        place.copy_((place + rows) % self.size)
         self.seen = {}
 
     @staticmethod
