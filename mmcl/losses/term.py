@@ -148,11 +148,12 @@ class Term(Line):
 
     def _loss(self, parts: "list[_Rows]") -> Float[Tensor, ""]:
         """Mean loss of all rows that count, this process's part."""
-        e, count = parts[0].matrix.e, torch.stack([rows.counted.sum() for rows in parts]).sum()
+        e, enough = parts[0].matrix.e, parts[0].counted.sum() >= 2  # of samples, not of their copies
+        count = torch.stack([rows.counted.sum() for rows in parts]).sum()
         total = parts[0].own.new_zeros(())
         weights = self.targets.weights(e)
         for rows in parts:
-            counted = rows.counted[e.own] & (count >= 2)
+            counted = rows.counted[e.own] & enough
             loss = self.contrast(rows.side(counted, count, self.score.lowest))
             loss = loss if weights is None else loss * weights[e.own].to(loss)
             total = total + torch.where(counted, loss, 0.0).sum()

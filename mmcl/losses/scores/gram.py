@@ -98,7 +98,7 @@ class Gram(Score):
         """By hand: the products are kept for the way back."""
         (t, length), (volume, _, *basis) = anchors, candidates
         products = [t @ q.T for q in basis]
-        square = length[:, None].expand(-1, volume.shape[0]).contiguous()
+        square = length[:, None].repeat(1, volume.shape[0])
         for product in products:
             square.addcmul_(product, product, value=-1)
         height = square.clamp_(min=FLOOR).sqrt_()
