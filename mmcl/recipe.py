@@ -171,9 +171,10 @@ class Recipe(Spec):
             columns(self.data.sources, self.data.copies)
         except MmclError as error:
             raise MmclError(f"data.{error}") from None
+        many = {m for m, count in self.data.copies.items() if count > 1}
         for source in self.data.sources:
-            several = [m for m, said in source.modalities.items() if Selector.parse(said, m).is_text]
-            if source.captions == "all" and not any(self.data.copies.get(m, 1) > 1 for m in several):
+            several = [m for m in source.modalities if m in many]
+            if source.captions == "all" and not any(Selector.parse(source.modalities[m], m).is_text for m in several):
                 raise MmclError(
                     "data.train.captions: all captions at once are copies of a text: say how many at most, as in "
                     "data.copies: {text: 5}, or take random or first."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from jaxtyping import Float
@@ -15,12 +16,13 @@ from torch import Tensor
 import mmcl
 from mmcl import checkpoints
 from mmcl.data import read_samples, write_shards
+from mmcl.embed import embed_shards
 from mmcl.errors import MmclError
 from mmcl.losses import REGULARIZERS, Regularizer, RegularizerSpec
 from mmcl.losses.regularizers.base import share
-from mmcl.model import present_rows
+from mmcl.model import Encoder, present_rows
 from mmcl.recipe import Recipe, check
-from mmcl.runs import Run
+from mmcl.runs import Run, build_model
 from mmcl.training import Trainer
 from mmcl.types import Embeddings
 from tests.distributed_worker import run_processes
@@ -226,16 +228,37 @@ def test_an_average_may_begin_in_the_middle_of_a_run(tmp_path: Path, tiny: Calla
         mmcl.load(run)
 
 
-def test_extras_are_fp32_whatever_the_towers_compute_in(tmp_path: Path, taught: Callable[..., Recipe]) -> None:
+def test_the_teacher_is_the_average_and_its_vectors_are_fp32_whatever_the_towers_compute_in(
+    tmp_path: Path, taught: Callable[..., Recipe]
+) -> None:
     (tmp_path / "run").mkdir()
     recipe = taught(tmp_path / "run", training={"precision": "bf16"})
     trainer = Trainer(recipe, Run(tmp_path / "run"), lambda _: {})
-    batch = next(iter(trainer.stream))
-    extras = trainer._extras(batch, present_rows(batch, trainer.names, trainer.device))
+    for batch, _ in zip(trainer.stream, range(3), strict=False):
+        assert torch.isfinite(trainer.backward(batch).total)
+        trainer.update()
+    rows = present_rows(batch, trainer.names, trainer.device)
+    extras = trainer._extras(batch, rows)
     assert list(extras) == ["teacher.text", "grade", "ema.image", "ema.text.2"]
     assert {x.dtype for x in extras.values()} == {torch.float32}
     assert not any(x.requires_grad for x in extras.values())
-    assert torch.isfinite(trainer.backward(batch).total)
+    assert trainer.average is not None
+    there = batch.present["text.2"]
+    assert 0 < int(there.sum()) < len(batch)
+    with torch.no_grad():
+        averaged, own = (model({"text": rows["text.2"]})["text"] for model in (trainer.average.model, trainer.model))
+    torch.testing.assert_close(extras["ema.text.2"][there], averaged, rtol=0.05, atol=0.05)
+    assert (averaged - own).norm() > 4 * (averaged - extras["ema.text.2"][there]).norm()
+    assert not extras["ema.text.2"][~there].any()
+
+
+def test_of_all_captions_the_first_is_embedded(tmp_path: Path, taught: Callable[..., Recipe], rich: Path) -> None:
+    recipe = taught(tmp_path / "run")
+    manifest = embed_shards(Encoder(build_model(recipe)), recipe.data.sources[0], tmp_path / "out")
+    assert (manifest["samples"], manifest["modalities"]) == (500, ["image", "text"])
+    table = pq.read_table(tmp_path / "out" / "metadata" / "metadata_0000.parquet")
+    first = [json.loads(sample["json"])["captions"][0] for sample in read_samples(rich)]
+    assert table["caption"].to_pylist() == first
 
 
 def refusal(make: Callable[[], Any]) -> str:
