@@ -234,15 +234,19 @@ def test_the_teacher_is_the_average_and_its_vectors_are_fp32_whatever_the_towers
     (tmp_path / "run").mkdir()
     recipe = taught(tmp_path / "run", training={"precision": "bf16"})
     trainer = Trainer(recipe, Run(tmp_path / "run"), lambda _: {})
-    for batch, _ in zip(trainer.stream, range(3), strict=False):
+    name, expected = "towers.text.transformer.positional_embedding", torch.zeros(())
+    for batch, step in zip(trainer.stream, range(3), strict=False):
         assert torch.isfinite(trainer.backward(batch).total)
         trainer.update()
+        decay = (1 + step) / (10 + step) if step else 0.0
+        expected = decay * expected + (1 - decay) * trainer.model.state_dict()[name]
+    assert trainer.average is not None
+    torch.testing.assert_close(trainer.average.model.state_dict()[name], expected)
     rows = present_rows(batch, trainer.names, trainer.device)
     extras = trainer._extras(batch, rows)
     assert list(extras) == ["teacher.text", "grade", "ema.image", "ema.text.2"]
     assert {x.dtype for x in extras.values()} == {torch.float32}
     assert not any(x.requires_grad for x in extras.values())
-    assert trainer.average is not None
     there = batch.present["text.2"]
     assert 0 < int(there.sum()) < len(batch)
     with torch.no_grad():
