@@ -61,7 +61,8 @@ def embed_shards(
     unread = [
         m for m in source.modalities if m not in modalities and not Selector.parse(source.modalities[m], m).is_text
     ]
-    source = source.model_copy(update={"modalities": {m: s for m, s in source.modalities.items() if m not in unread}})
+    read = {m: s for m, s in source.modalities.items() if m not in unread}
+    source = source.model_copy(update={"modalities": read, "captions": "first"})  # a sample is one row
     vectors = [f"{FOLDERS.get(m, m)}_emb/{FOLDERS.get(m, m)}_emb_*.npy" for m in modalities]
     rows = max(part_size // batch_size, 1) * batch_size
     settings: dict[str, Any] = {

@@ -56,15 +56,44 @@ class MultiTower(nn.Module):
         return {modality: self.tower(modality)(rows) for modality, rows in inputs.items()}
 
 
-def present_rows(batch: Batch, modalities: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-    """The rows of a batch that are there, on the device, by modality; those without any are left out."""
+def tower_of(name: str) -> str:
+    """The tower that a modality, or a copy of one, goes through.
+
+    >>> tower_of("image"), tower_of("text.wrong.2")
+    ('image', 'text')
+    """
+    return name.partition(".")[0]
+
+
+def present_rows(batch: Batch, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    """The rows of a batch that are there, on the device, by name; those without any are left out."""
     inputs = {}
-    for modality in modalities:
-        there = batch.present[modality]
+    for name in names:
+        there = batch.present[name]
         if there.any():
-            column = batch[modality]
-            inputs[modality] = (column if there.all() else column[there]).to(device, non_blocking=True)
+            column = batch[name]
+            inputs[name] = (column if there.all() else column[there]).to(device, non_blocking=True)
     return inputs
+
+
+def embedded(model: nn.Module, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Vectors of rows, by name: one pass through each tower, over all copies of its modality together.
+
+    Args:
+        model: the towers, perhaps wrapped.
+        rows: of the names that have any, those of one tower in one form.
+    """
+    if not rows:
+        return model({})
+    names: dict[str, list[str]] = {}
+    for name in rows:
+        names.setdefault(tower_of(name), []).append(name)
+    inputs = {t: rows[own[0]] if len(own) == 1 else torch.cat([rows[name] for name in own]) for t, own in names.items()}
+    vectors = {}
+    for tower, made in model(inputs).items():
+        own = names[tower]
+        vectors |= dict(zip(own, made.split([len(rows[name]) for name in own]), strict=True))
+    return vectors
 
 
 class Encoder:

@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from mmcl import bundled
 from mmcl.data import LastBatch, Source
 from mmcl.data.remote import ShardCache
+from mmcl.data.source import Selector, columns
 from mmcl.data.store import default_cache
 from mmcl.errors import MmclError
 from mmcl.losses import ObjectiveSpec
+from mmcl.model import tower_of
 from mmcl.optimizers import OptimizerPart, SchedulePart
 from mmcl.registry import Part, Spec, explain
 from mmcl.towers import Asset, TowerPart
@@ -39,6 +41,9 @@ class DataSpec(Spec):
 
     train: Source | Annotated[list[Source], Field(min_length=1)]
     """Shards, and where the modalities lie in them; or several such sources."""
+    copies: dict[str, Count] = {}
+    """How many of a modality the objective sees of each sample, one unless told: `image`, `image.2` and so on. Pictures
+    and sounds are augmented anew; copies of a text are further captions of the sample (`captions: all`)."""
     batch_size: Count
     """Rows of the global batch, over all processes."""
     workers: Annotated[int, Field(ge=0)] = 2
@@ -61,6 +66,30 @@ class DataSpec(Spec):
         """Of all sources."""
         return list(dict.fromkeys(m for source in self.sources for m in source.modalities))
 
+    @property
+    def extras(self) -> list[str]:
+        """Of all sources."""
+        return list(dict.fromkeys(name for source in self.sources for name in source.extras))
+
+
+class EmaSpec(Spec):
+    """A second set of towers, whose weights are a moving average over the steps (EMA)."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)]
+    """How much of the average stays at each step."""
+    warmup: bool = True
+    """After n steps it is (1 + n) / (10 + n) where that is less, so that the first weights are soon forgotten."""
+    evaluate: bool = False
+    """The tasks measure the average, and it is what `mmcl.load` and `mmcl embed` open."""
+
+    def decay_at(self, step: int) -> float:
+        """Decay after so many steps."""
+        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+
+
+def _ema(value: Any) -> Any:
+    return {"decay": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
 
 class TrainingSpec(Spec):
     """How long, and what to leave behind."""
@@ -71,6 +100,8 @@ class TrainingSpec(Spec):
     """Of the towers; objectives compute in fp32."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient."""
+    ema: Annotated[EmaSpec | None, BeforeValidator(_ema)] = None
+    """A moving average of the towers, which an objective or the tasks look at: its decay, or a mapping."""
     log_every_steps: Count = 10
     """A row of metrics.jsonl and a line."""
     eval_every_steps: Count | None = None
@@ -106,11 +137,14 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":
         self._modalities_fit()
+        self._copies_fit()
         for number, term in enumerate(self.objective):
             try:
-                term.check(list(self.towers))
+                term.fits(self.names, self.extras)
             except MmclError as error:
                 raise MmclError(f"objective.{number}: {error}") from None
+        if self.training.ema is not None and not self.training.ema.evaluate and not self.averaged:
+            raise MmclError("training.ema: nothing looks at the average: say evaluate: true, or leave it out.")
         if self.steps < 1:
             raise MmclError(
                 f"training.samples: {self.training.samples} is less than one batch of {self.data.batch_size}."
@@ -120,19 +154,52 @@ class Recipe(Spec):
     def _modalities_fit(self) -> None:
         have = self.data.modalities
         for modality in self.towers:
+            if "." in modality:
+                raise MmclError(
+                    f"towers.{modality}: what has a dot in its name goes through {tower_of(modality)}'s tower."
+                )
             if modality not in have:
                 raise MmclError(
                     f"towers.{modality}: data.train does not say where {modality} lies; its modalities are {have}."
                 )
         for modality in have:
-            if modality not in self.towers:
-                raise MmclError(f"data.train: modalities.{modality}: there is no tower for {modality}.")
-        if len(self.towers) < 2:
-            raise MmclError(f"towers: a contrast needs two modalities or more; got {list(self.towers)}.")
-        if any(source.captions == "all" for source in self.data.sources):
+            if tower_of(modality) not in self.towers:
+                raise MmclError(f"data.train: modalities.{modality}: there is no tower for {tower_of(modality)}.")
+
+    def _copies_fit(self) -> None:
+        try:
+            columns(self.data.sources, self.data.copies)
+        except MmclError as error:
+            raise MmclError(f"data.{error}") from None
+        many = {m for m, count in self.data.copies.items() if count > 1}
+        for source in self.data.sources:
+            several = [m for m in source.modalities if m in many]
+            if source.captions == "all" and not any(Selector.parse(source.modalities[m], m).is_text for m in several):
+                raise MmclError(
+                    "data.train.captions: all captions at once are copies of a text: say how many at most, as in "
+                    "data.copies: {text: 5}, or take random or first."
+                )
+        if len(self.names) < 2:
             raise MmclError(
-                "data.train.captions: all captions at once need an objective over several; use random or first."
+                f"towers: a contrast needs two modalities or more, or data.copies of one; got {list(self.towers)}."
             )
+
+    @property
+    def names(self) -> list[str]:
+        """What the objective sees: each modality and its copies, by tower."""
+        every = [name for several in columns(self.data.sources, self.data.copies).values() for name in several]
+        return [name for tower in self.towers for name in every if tower_of(name) == tower]
+
+    @property
+    def extras(self) -> list[str]:
+        """What the objective sees besides: those of the data, and what the average of the towers makes of `names`."""
+        return [*self.data.extras, *(f"ema.{name}" for name in self.names if self.training.ema is not None)]
+
+    @property
+    def averaged(self) -> list[str]:
+        """Which of `names` the objective wants of the average."""
+        asked = set[str]().union(*(term.extras() for term in self.objective))
+        return [name for name in self.names if f"ema.{name}" in asked]
 
     @property
     def steps(self) -> int:

@@ -40,6 +40,7 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
         samples=f"{last.get('samples', 0):,}",
         seconds=_duration(last.get("seconds", 0.0)),
         bad=last.get("bad_samples", 0),
+        average=next((row["measured_ema"] for row in reversed(rows) if "measured_ema" in row), None),
         version=environment["mmcl"],
         torch=environment["torch"],
         curves=[curve for curve in curves if curve],

@@ -27,7 +27,12 @@ from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, put
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
 RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on
-MENDABLE = ("shards", "modalities", "optional")  # those of a source: a copy will do, since the stream knows its samples
+MENDABLE = (
+    "shards",
+    "modalities",
+    "extras",
+    "optional",
+)  # those of a source: a copy will do, since the stream knows its samples
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def build_model(recipe: Recipe) -> MultiTower:
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
-    """The model of a run, as its newest whole checkpoint has it.
+    """The model of a run, as its newest whole checkpoint has it; the average of its weights where the recipe says so.
 
     Args:
         path: a run folder.
@@ -137,8 +142,14 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
         raise MmclError(f"{path} has no checkpoint yet. Train it on with: mmcl train {path} --resume")
     with torch.random.fork_rng():  # the caller's own draws go on as they were
         model = build_model(recipe)
-    weights = checkpoint.tensors("weights")
-    model.load_state_dict({k.removeprefix("model."): t for k, t in weights.items() if k.startswith("model.")})
+    weights, ema = checkpoint.tensors("weights"), recipe.training.ema
+    kind = "ema.module." if ema is not None and ema.evaluate else "model."
+    own = {k.removeprefix(kind): t for k, t in weights.items() if k.startswith(kind)}
+    if not own:
+        raise MmclError(
+            f"{path}: {checkpoint.path.name} has no averaged weights yet. Train it on with: mmcl train {path} --resume"
+        )
+    model.load_state_dict(own)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return Encoder(model.eval(), torch.device(device or accelerator or "cpu"))
 

@@ -64,6 +64,8 @@ class Task:
         missing = [field for field in needed if field not in spec.data.modalities]
         if missing:
             raise MmclError(f"task {name}: data.modalities does not say where {', '.join(missing)} lies.")
+        if spec.data.extras:
+            raise MmclError(f"task {name}: data.extras: only training looks at extras; leave them out.")
         try:
             self._stream({}, {})  # missing shards are told before anything is trained or embedded
         except MmclError as error:

@@ -13,8 +13,8 @@ from torch import Tensor
 from mmcl.errors import MmclError
 
 Draw = Callable[[], np.random.Generator]
-"""Gives the generator of one value, seeded by (seed, epoch, sample), from its beginning; only asked for where something
-is drawn. It is the thread's only one: what is drawn for another value begins it anew."""
+"""Gives the generator of one value, seeded by (seed, epoch, sample, copy), from its beginning; only asked for where
+something is drawn. It is the thread's only one: what is drawn for another value begins it anew."""
 
 
 class Transform(ABC):
@@ -26,7 +26,7 @@ class Transform(ABC):
 
     @abstractmethod
     def __call__(self, value: Any, draw: Draw, out: Tensor) -> None:
-        """Fill one row. Whoever decodes a sample draws the same crop for it."""
+        """Fill one row. Whoever decodes a sample draws the same crop for it; its copies are other ones."""
 
     def finish(self, rows: Tensor, present: Bool[Tensor, " rows"]) -> Tensor:
         """The batch, once all present rows are filled. What stands in the others does not matter, and becomes zero."""
@@ -50,6 +50,7 @@ class Batch:
 
     ``columns[m]`` is a tensor with one row per sample where a transform made tensors (absent rows are zero), and a list
     of decoded values otherwise (absent rows are None). ``present[m]`` says which rows are there; it lies on the CPU.
+    Copies (``image.2``) and extras are columns as well; extras are always tensors.
     Where all captions of a sample are asked for, the tensor has a row per caption (the list a list of captions), and
     ``counts[m]`` says how many rows belong to each sample.
     """

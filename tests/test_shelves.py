@@ -95,11 +95,12 @@ def test_a_task_without_its_data_says_how_to_build_it(tmp_path: Path, monkeypatc
             "no evaluator is called 'retrievel'; did you mean 'retrieval'",
         ),
         ("evaluator: {name: retrieval, modalities: [text, audio]}", "data.modalities does not say where audio lies"),
+        ("evaluator: {name: retrieval, modalities: [text, text]}", "data.extras: only training looks at extras"),
     ],
 )
 def test_a_task_with_a_mistake_is_told(change: str, told: str, tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
-    path.write_text(f"title: t\n{change}\ndata: {{shards: x, modalities: {{text: txt}}}}\n")
+    path.write_text(f"title: t\n{change}\ndata: {{shards: x, modalities: {{text: txt}}, extras: {{a: npy}}}}\n")
     with pytest.raises(MmclError, match=told):
         load_task(str(path))
 

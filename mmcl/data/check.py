@@ -80,7 +80,8 @@ def check_shard(source: Source, listed: Listed) -> ShardReport:
     """
     shard = ShardSet([listed]).open(0)
     every = source.model_copy(update={"captions": "all"})
-    measures = {modality: Measure() for modality in source.modalities}
+    read = [*source.modalities, *source.extras]
+    measures = {modality: Measure() for modality in read}
     reader = Reader([every], [0], 0, measures)
     index = shard.index
     report = ShardReport(samples=len(shard), bad=[Bad(shard.url, key, "", why) for key, why in index.problems])
@@ -88,7 +89,7 @@ def check_shard(source: Source, listed: Listed) -> ShardReport:
         report.bad.append(Bad(shard.url, "", "", f"its sha256 is not the one in {listed.said_by}"))
     counts = np.bincount(index.extension, minlength=len(index.extensions)).tolist()
     report.members.update(dict(zip(index.extensions, counts, strict=True)))
-    sizes: dict[str, list[np.ndarray]] = {modality: [] for modality in source.modalities}
+    sizes: dict[str, list[np.ndarray]] = {modality: [] for modality in read}
     for start in range(0, len(shard), ROWS):
         refs = [Ref(0, shard, sample) for sample in range(start, min(start + ROWS, len(shard)))]
         filled = reader.empty(len(refs))
@@ -179,7 +180,7 @@ class Check:
 
     def merged(self) -> list[str]:
         """Extensions that were part of a name: a key ends at the first dot."""
-        said = {said for source in self.sources for said in source.modalities.values()}
+        said = {said for s in self.sources for said in (*s.modalities.values(), *s.extras.values())}
         read = {extension for where in said for extension in Selector.parse(where, "").extensions}
         known = IMAGES | SOUNDS | TEXTS
         return sorted(e for e in self.members if "." in e and e not in read and e.rpartition(".")[2] in known)

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mmcl.errors import AbsentError, BadSampleError, MmclError
+from mmcl.errors import AbsentError, BadSampleError, MmclError, did_you_mean
 from mmcl.media import Picture, Sound
 from mmcl.registry import Spec
 
@@ -40,7 +40,11 @@ class Source(Spec):
     """Files, folders, URLs; braces and globs."""
     modalities: dict[str, str]
     """Modality -> members (`jpg;png`, the first that a sample has), a field of a JSON member (`json:caption`,
-    `json:captions.fr`) or the lines of a text (`txt:lines`)."""
+    `json:captions.fr`) or the lines of a text (`txt:lines`). A name with a dot (`text.wrong`) is another value of a
+    modality, which goes through its tower."""
+    extras: dict[str, str] = {}
+    """Name -> where numbers lie that are known of a sample, one or a vector: a member (`npy`, `json`) or a field
+    (`json:score`). A sample may lack them."""
     identity: str | None = None
     """A field whose equal values mean that samples show the same thing; the sample's key unless told."""
     captions: Literal["first", "random", "all"] = "random"
@@ -60,13 +64,50 @@ class Source(Spec):
         for modality in self.optional:
             if modality not in self.modalities:
                 raise MmclError(f"optional: {modality} is none of the modalities: {', '.join(self.modalities)}.")
+        for name in self.extras:
+            if name.partition(".")[0] == "ema":
+                raise MmclError(f"extras: {name}: names that begin with `ema.` are those of `training.ema`.")
         return self
 
     def fixed(self, **more: str) -> "Source":
-        """The same for measuring: nothing is drawn, and further fields are read, which a sample may lack."""
+        """The same for measuring: nothing is drawn, and further fields are read, which a sample may lack; no extras."""
         captions = "first" if self.captions == "random" else self.captions
-        fields = {**self.modalities, **more}
-        return self.model_copy(update={"captions": captions, "modalities": fields, "optional": [*self.optional, *more]})
+        changed = {"modalities": {**self.modalities, **more}, "optional": [*self.optional, *more], "extras": {}}
+        return self.model_copy(update={"captions": captions, **changed})
+
+
+def columns(sources: Sequence[Source], copies: Mapping[str, int]) -> dict[str, list[str]]:
+    """Names of all copies of each modality of some sources: ``image``, ``image.2``, ...
+
+    Args:
+        sources: of the data.
+        copies: how many there are of a modality; one unless told.
+
+    Raises:
+        MmclError: there cannot be as many, or two things have one name.
+    """
+    modalities = list(dict.fromkeys(m for source in sources for m in source.modalities))
+    for modality in copies:
+        if modality not in modalities:
+            raise MmclError(
+                f"copies: {modality!r} is none of the modalities{did_you_mean(modality, modalities)} "
+                f"They are: {', '.join(modalities)}."
+            )
+    names = {m: [m, *(f"{m}.{number}" for number in range(2, copies.get(m, 1) + 1))] for m in modalities}
+    every = [name for several in names.values() for name in several]
+    every += dict.fromkeys(name for source in sources for name in source.extras)
+    if twice := [name for name in every if every.count(name) > 1]:
+        raise MmclError(
+            f"copies: two things are called {twice[0]!r}: a modality, a copy of one, or an extra. Rename one."
+        )
+    for source in sources:
+        for modality, said in source.modalities.items():
+            if copies.get(modality, 1) > 1 and source.captions != "all" and Selector.parse(said, modality).is_text:
+                raise MmclError(
+                    f"copies: those of {modality} are further captions of its sample, which takes `captions: all`; the "
+                    "same text again would only be the same vector."
+                )
+    return names
 
 
 @dataclass(frozen=True)
@@ -142,11 +183,13 @@ class Selector:
         return next((choice for choice in self.choices if choice.extension in members), None)
 
 
-def chosen(texts: list[str], policy: str, draw: Callable[[], np.random.Generator]) -> "str | list[str]":
-    """The text, or texts, of a sample that a policy takes."""
-    if policy == "all":
-        return texts
-    return texts[0] if policy == "first" or len(texts) == 1 else texts[int(draw().integers(len(texts)))]
+def chosen(texts: list[str], policy: str, draw: Callable[[], np.random.Generator], most: int = 1) -> list[str]:
+    """The text of a sample that a policy takes; of all of them, as many as are asked for, in an order that is drawn."""
+    if policy == "first" or len(texts) == 1:
+        return texts[:1]
+    if policy == "random":
+        return [texts[int(draw().integers(len(texts)))]]
+    return [texts[place] for place in draw().permutation(len(texts))[:most].tolist()]
 
 
 def plain(value: Any) -> Any:
@@ -176,11 +219,7 @@ def lines(data: bytes) -> list[str]:
 
 def json_field(data: bytes, field: str) -> list[str]:
     """A field of a JSON object, as texts: one, or those of a list. Dots lead into objects within it."""
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError):
-        raise BadSampleError("JSON cannot be read") from None
-    value = _lookup(record, field)
+    value = parsed(data, field)
     found = value if isinstance(value, list) else [value]
     texts = [str(v).strip() for v in found if _is_text(v)]
     try:
@@ -191,6 +230,15 @@ def json_field(data: bytes, field: str) -> list[str]:
         absent = all(one is None or isinstance(one, str) for one in found)
         raise (AbsentError if absent else BadSampleError)(f"no text in JSON field {field!r}")
     return [t for t in texts if t]
+
+
+def parsed(data: bytes, field: str | None) -> Any:
+    """Content of a JSON member, or of a field in it; None where there is no such field."""
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadSampleError("JSON cannot be read") from None
+    return record if field is None else _lookup(record, field)
 
 
 def _is_text(value: Any) -> bool:

@@ -63,6 +63,7 @@ class Stream:
         endless: see above.
         last_batch: see above; ``carry`` in endless streams and ``keep`` in others unless told.
         transforms: what makes rows of decoded values, by modality; without one a column is a list.
+        copies: how many columns each modality has (``image``, ``image.2``, ...): see `Reader`.
         share: (rank, world size), where it is not that of this process.
         cache: opens where remote shards are put, if there are any; see `default_cache`.
 
@@ -81,6 +82,7 @@ class Stream:
         endless: bool = False,
         last_batch: LastBatch | None = None,
         transforms: Mapping[str, Transform] | None = None,
+        copies: Mapping[str, int] | None = None,
         share: tuple[int, int] | None = None,
         cache: Callable[[], ShardCache] | None = None,
     ) -> None:
@@ -101,13 +103,14 @@ class Stream:
             self.sources, [len(shards) for shards in found], self.shards, seed, shuffle, endless
         )
         of_shard = [number for number, shards in enumerate(found) for _ in shards]
-        self.reader = Reader(self.sources, of_shard, seed, dict(transforms or {}))
+        self.reader = Reader(self.sources, of_shard, seed, dict(transforms or {}), copies)
         if unknown := sorted(set(transforms or {}) - set(self.reader.modalities)):
             raise MmclError(
                 f"transforms: {unknown[0]} is none of the modalities{did_you_mean(unknown[0], self.reader.modalities)} "
                 f"They are: {', '.join(self.reader.modalities)}."
             )
         self.reader.check(self.shards)
+        self.reader.measure(self.shards)
         self.fingerprint = _hash(batch_size, self.last_batch, settings, [shard.name for shard in listed])
         self._content = [_known([shard.digest for shard in listed]), _known(self.shards.sizes)]
         self.samples_seen = self.dropped = 0
@@ -344,6 +347,7 @@ def stream(  # noqa: PLR0913 - the public face of Source and Stream
     endless: bool = False,
     last_batch: LastBatch | None = None,
     transforms: Mapping[str, Transform] | None = None,
+    copies: Mapping[str, int] | None = None,
     **source: Any,
 ) -> Stream:
     """Batches of tar shards, in one global order.
@@ -358,7 +362,8 @@ def stream(  # noqa: PLR0913 - the public face of Source and Stream
         endless: go on over the ends of epochs.
         last_batch: what becomes of a batch that the end of an epoch leaves incomplete: see `Stream`.
         transforms: what makes rows of decoded values, by modality.
-        **source: further keys of `Source`: ``window``, ``captions``, ``identity``, ``optional``.
+        copies: how many columns each modality has (``image``, ``image.2``, ...): see `Reader`.
+        **source: further keys of `Source`: ``window``, ``captions``, ``identity``, ``optional``, ``extras``.
 
     Returns:
         An iterable of `Batch`: without transforms ``batch["image"]`` is a list of uint8 (3, height, width) tensors,
@@ -383,4 +388,5 @@ def stream(  # noqa: PLR0913 - the public face of Source and Stream
         endless=endless,
         last_batch=last_batch,
         transforms=transforms,
+        copies=copies,
     )

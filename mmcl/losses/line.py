@@ -1,6 +1,7 @@
 """A line of an objective: what all kinds of terms have in common."""
 
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import torch
@@ -72,6 +73,18 @@ class LineSpec(Spec):
     def extras(self) -> set[str]:
         """Names that parts of the term look up among the extras (some may be modalities, held still)."""
         return _extras(self)
+
+    def fits(self, modalities: list[str], extras: Collection[str]) -> None:
+        """Refuse a record with which the term can do nothing.
+
+        Raises:
+            MmclError: it lacks modalities or extras.
+        """
+        self.check(modalities)
+        for name in sorted(self.extras() - set(extras) - set(modalities)):
+            how = "training.ema" if name.startswith("ema.") else "extras of the data"
+            have = f"there are: {', '.join(sorted(extras))}" if extras else "there are none"
+            raise MmclError(f"it needs the extra {name!r}, which is one of {how}; {have}.")
 
     def build(self, dim: int | None = None) -> "Line":
         """The term; ``dim`` is the width of the shared space, where a part of it must know."""

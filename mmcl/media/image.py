@@ -89,8 +89,9 @@ class Picture:
         Raises:
             BadSampleError: the bytes cannot be decoded.
         """
+        pixels = self.view()
         if self._pixels is None:
-            self._pixels = self.view().copy()
+            self._pixels = pixels.copy()
         return self._pixels
 
     def view(self) -> NDArray[np.uint8]:
@@ -98,7 +99,9 @@ class Picture:
         pixels = self._pixels
         if pixels is None and self._jpeg:
             pixels = self._decode_jpeg(1, fast=False)
-        return _decode(self._data) if pixels is None else pixels
+        if pixels is None:  # Pillow decodes all of it, and several crops may be wanted
+            pixels = self._pixels = _decode(self._data)
+        return pixels
 
     def aligned(self, box: Box, height: int, width: int) -> Box:
         """The box, moved by a few pixels to where `resized` can cut it out of a picture decoded at a smaller scale.

@@ -36,6 +36,11 @@ class Tower(nn.Module, ABC):
     takes: ClassVar[str]
     """Kind of input: ``image`` (pictures), ``audio`` (sounds) or ``text`` (strings). A modality may have any name."""
 
+    @property
+    def varies(self) -> bool:
+        """Whether two passes of one value may differ in training: by what the transform draws, or by dropout."""
+        return True
+
     @abstractmethod
     def transform(self, train: bool) -> Transform:
         """What makes a row of one decoded value: augmented in training, the same every time otherwise."""

@@ -78,6 +78,7 @@ class OpenClipImage(Tower):
         if not 0 < crop[0] <= crop[1] <= 1:
             raise MmclError(f"crop {list(crop)} is no pair of shares from 0 to 1, the smaller one first.")
         self.image_size, self.crop, self.shift, self.exact_decode = image_size, crop, shift, exact_decode
+        self.patch_dropout = patch_dropout
         self.transformer = VisionTransformer(
             image_size=image_size,
             patch_size=patch_size,
@@ -92,6 +93,11 @@ class OpenClipImage(Tower):
             output_dim=dim,
         )
         self.normalize = Normalize(mean, std)
+
+    @property
+    def varies(self) -> bool:
+        """Whether anything is drawn in training."""
+        return tuple(self.crop) != (1, 1) or bool(self.shift or self.patch_dropout)
 
     def transform(self, train: bool) -> ImageTransform:
         """Crop and resize."""

@@ -16,12 +16,14 @@ from mmcl import checkpoints, distributed
 from mmcl.data import Stream
 from mmcl.errors import MmclError
 from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
-from mmcl.model import Encoder, present_rows
+from mmcl.model import Encoder, MultiTower, embedded, present_rows, tower_of
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, build_model
+from mmcl.training.average import Average
 from mmcl.training.bad_samples import BadSamples, in_words
 from mmcl.training.progress import Metrics, ProgressLine, Row
-from mmcl.types import Batch, Embeddings
+from mmcl.training.record import gathered, placed
+from mmcl.types import Batch
 
 Evaluate = Callable[[Encoder], dict[str, float]]
 """What measures the model: metric -> number."""
@@ -63,6 +65,9 @@ class Trainer:
             raise MmclError("training.precision: fp16 needs a GPU, a CPU has no scaling for it; use bf16 or fp32.")
         self.notes = _check_processes(recipe)
         self.model = build_model(recipe)
+        self.names, self.averaged = recipe.names, recipe.averaged
+        _check_copies(recipe, self.model)
+        transforms = self.model.transforms(train=True)
         self.stream = Stream(
             recipe.data.sources,
             batch_size=recipe.data.batch_size,
@@ -71,15 +76,16 @@ class Trainer:
             endless=True,
             last_batch=recipe.data.last_batch,
             cache=recipe.data.cache.open,
-            transforms=self.model.transforms(train=True),
+            transforms={m: transforms[tower_of(m)] for m in recipe.data.modalities},
+            copies=recipe.data.copies,
         )
         self.objective = Objective(recipe.objective, recipe.dim).to(self.device)
+        self.model.to(self.device)
+        self.average = None if recipe.training.ema is None else Average(self.model, recipe.training.ema)
         optimizer, self.schedule = recipe.optimizer.build(), recipe.schedule.build()
         self.lr = self.base_lr = optimizer.lr
         self.optimizer: torch.optim.Optimizer
-        self.towers, self.optimizer = self.accelerator.prepare(
-            self.model, optimizer.over([self.model.to(self.device), self.objective])
-        )
+        self.towers, self.optimizer = self.accelerator.prepare(self.model, optimizer.over([self.model, self.objective]))
         self.step, self.seconds, self.epoch = 0, 0.0, 0
         self.seen: dict[str, Tensor] = {}  # of the last step that is logged
         self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)
@@ -92,7 +98,7 @@ class Trainer:
         """Run to the end and measure.
 
         Returns:
-            The tasks' numbers, and the ``samples`` and ``seconds`` of training.
+            The tasks' numbers, the ``samples`` and ``seconds`` of training, and whether an average was measured.
         """
         main = distributed.rank() == 0
         self.metrics = Metrics(self.run.metrics, self.step) if main else None
@@ -101,11 +107,13 @@ class Trainer:
                 self.progress.say(note)
             results = self._loop()
             self._say_bad("at the end", self.stream.samples_seen)
-        return {
+        numbers = {
             **results,
             "train/samples": self.stream.samples_seen,
             "train/seconds": round(self.seconds, 2),
         }
+        ema = self.recipe.training.ema
+        return numbers if ema is None else {**numbers, "train/measured_ema": ema.evaluate}
 
     def _loop(self) -> dict[str, float]:
         training, steps = self.recipe.training, self.recipe.steps
@@ -140,16 +148,20 @@ class Trainer:
         return step == self.recipe.steps or any(_due(step, steps) for steps in every)
 
     def _measure(self) -> dict[str, float]:
-        """Numbers of the tasks; the row of this step takes them up."""
-        results = self.evaluate(Encoder(self.model, self.device))
+        """Numbers of the tasks; the row of this step takes them up, and says whether they are the average's."""
+        spec, model = self.recipe.training.ema, self.model
+        if self.average is not None and spec is not None and spec.evaluate:
+            model = self.average.model
+        results = self.evaluate(Encoder(model, self.device))
         if self.metrics is not None:
-            self.metrics.extend_last(results)
+            self.metrics.extend_last(results if spec is None else {**results, "measured_ema": spec.evaluate})
         return results
 
     def backward(self, batch: Batch) -> LossOutput:
         """Loss of a batch, and the gradients of the global batch on every process."""
-        vectors = self.towers(present_rows(batch, self.model.modalities, self.device))
-        embeddings = gathered(vectors, batch, self.model.modalities, self.model.dim, self.device)
+        rows = present_rows(batch, self.names, self.device)
+        extras = self._extras(batch, rows)
+        embeddings = gathered(embedded(self.towers, rows), batch, self.names, self.model.dim, self.device, extras)
         embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
         out = self.objective(embeddings)
         if self._logged(self.step + 1):
@@ -162,6 +174,17 @@ class Trainer:
         self.bad.note(batch, self.step)
         return out
 
+    def _extras(self, batch: Batch, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is known of this process's rows: by the data, and by the average of the towers."""
+        extras = {name: batch[name].to(self.device, non_blocking=True) for name in self.recipe.data.extras}
+        if self.averaged:
+            assert self.average is not None
+            with self.accelerator.autocast():
+                vectors = self.average.embed({name: rows[name] for name in self.averaged if name in rows})
+            known = placed(vectors, batch, self.averaged, self.model.dim, self.device).unbind(1)
+            extras |= {f"ema.{name}": x for name, x in zip(self.averaged, known, strict=True)}
+        return extras
+
     def update(self) -> Tensor:
         """One step of the optimizer; returns the norm of the gradient before it was clipped."""
         self.lr = self.base_lr * self.schedule.factor(self.step, self.recipe.steps)
@@ -172,6 +195,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.after_step_()
+        if self.average is not None:
+            self.average.update(self.model)
         self.step += 1
         return norm
 
@@ -236,6 +261,7 @@ class Trainer:
         if distributed.rank() == 0:
             weights = {f"model.{k}": t for k, t in self.model.state_dict().items()}
             weights |= {f"objective.{k}": t for k, t in self.objective.state_dict().items()}
+            weights |= {f"ema.{k}": t for k, t in self.average.state().items()} if self.average is not None else {}
             slots = self.optimizer.state_dict()["state"]
             optimizer = {f"{i}.{name}": t for i, slot in slots.items() for name, t in slot.items()}
             rng = {f"{rank}.{name}": t for rank, state in enumerate(generators) for name, t in state.items()}
@@ -254,7 +280,7 @@ class Trainer:
     @property
     def _reading(self) -> list[list[object]]:
         """How samples are read, which may be corrected when a run goes on."""
-        return [[source.modalities, source.optional] for source in self.recipe.data.sources]
+        return [[source.modalities, source.extras, source.optional] for source in self.recipe.data.sources]
 
     def _check_weights(self) -> None:
         """A checkpoint of broken weights would take the place of a good one."""
@@ -276,6 +302,9 @@ class Trainer:
         state, weights = checkpoint.state, checkpoint.tensors("weights")
         for name, module in (("model.", self.model), ("objective.", self.objective)):
             module.load_state_dict({k.removeprefix(name): t for k, t in weights.items() if k.startswith(name)})
+        averaged = {k.removeprefix("ema."): t for k, t in weights.items() if k.startswith("ema.")}
+        if self.average is not None and not self.average.restore(averaged, self.model):
+            self.notes.append("training.ema: the run had no average before; it begins with the weights of now")
         slots: dict[int, dict[str, Tensor]] = {}
         for key, tensor in checkpoint.tensors("optimizer").items():
             number, _, name = key.partition(".")
@@ -286,41 +315,6 @@ class Trainer:
         self.step, self.seconds, self.epoch = state["step"], state["seconds"], state["epoch"]
         self.bad.restore(state["bad"], self.step, corrected=state["reading"] != self._reading)
         self.notes.append(f"resumed from {checkpoint.path} at step {self.step}")
-
-
-def gathered(
-    vectors: dict[str, Tensor], batch: Batch, modalities: tuple[str, ...], dim: int, device: torch.device
-) -> Embeddings:
-    """The record of this step: all rows of all processes, absent ones zero, in one collective.
-
-    Args:
-        vectors: of the rows that are present, by modality.
-        batch: this process's rows.
-        modalities: of the model, in the order that every process agrees on.
-        dim: width of the shared space.
-        device: of the towers.
-    """
-    dtype = next((rows.dtype for rows in vectors.values()), torch.float32)
-    local = torch.zeros(len(batch), len(modalities), dim, dtype=dtype, device=device)
-    for number, m in enumerate(modalities):
-        if m in vectors:
-            there = batch.present[m].nonzero()[:, 0].to(device, non_blocking=True)
-            local = local.index_put((there, torch.tensor(number, device=device)), vectors[m])
-    if not local.requires_grad:  # every process takes part in the backward collective
-        local.requires_grad_()
-    everyone = distributed.gather(local, batch.size)
-    present = torch.stack([batch.present[m] for m in modalities], dim=1).to(device, non_blocking=True)
-    all_present = distributed.gather(present, batch.size)
-    single = distributed.world_size() == 1
-    rows = dict(zip(modalities, everyone.unbind(1), strict=True))
-    return Embeddings(
-        local=rows if single else dict(zip(modalities, local.unbind(1), strict=True)),
-        all=rows,
-        present=dict(zip(modalities, all_present.unbind(1), strict=True)),
-        ids=distributed.gather(batch.ids.to(device, non_blocking=True), batch.size),
-        offset=batch.offset,
-        total=distributed.total,
-    )
 
 
 def _finite(values: dict[str, Tensor]) -> Row:
@@ -348,6 +342,18 @@ class _Window:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def _check_copies(recipe: Recipe, model: MultiTower) -> None:
+    """Refuse copies that would be the same vector again."""
+    for modality, count in recipe.data.copies.items():
+        base = tower_of(modality)
+        tower = model.tower(base)
+        if count > 1 and tower.takes != "text" and not tower.varies:
+            raise MmclError(
+                f"data.copies.{modality}: they would all be the same, since the tower of {base} draws nothing in "
+                "training. Let it crop or shift, or leave them out."
+            )
 
 
 def _check_processes(recipe: Recipe) -> list[str]:
