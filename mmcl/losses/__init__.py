@@ -8,11 +8,14 @@ from mmcl.losses.contrasts.cacr import Cacr
 from mmcl.losses.contrasts.debiased import Debiased
 from mmcl.losses.contrasts.decoupled import Decoupled
 from mmcl.losses.contrasts.focal import Focal
+from mmcl.losses.contrasts.groco import Groco
 from mmcl.losses.contrasts.hard_negative import HardNegative
 from mmcl.losses.contrasts.hinge import Hinge
+from mmcl.losses.contrasts.isogclr import Isogclr
 from mmcl.losses.contrasts.margin import Margin
 from mmcl.losses.contrasts.sigmoid import Sigmoid
 from mmcl.losses.contrasts.softmax import Softmax
+from mmcl.losses.contrasts.sogclr import Sogclr
 from mmcl.losses.contrasts.spectral import Spectral
 from mmcl.losses.diagnostics import diagnostics, gradient_norms
 from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets
@@ -55,8 +58,10 @@ __all__ = [
     "EmbeddingTransform",
     "Focal",
     "Gram",
+    "Groco",
     "HardNegative",
     "Hinge",
+    "Isogclr",
     "Kernel",
     "Koleo",
     "Lorentz",
@@ -75,6 +80,7 @@ __all__ = [
     "Side",
     "Sigmoid",
     "Softmax",
+    "Sogclr",
     "Span",
     "Spectral",
     "Star",

@@ -176,14 +176,18 @@ class Term(Line):
         both = not self.contrast.one_way and not shuffle
         whole = e.own == slice(0, valid.shape[0])  # one process: both directions are one walk
         own, every = (_partial(valid[e.own]), e.ids[e.own]), (_partial(there), e.ids)
+        names = self._names(e, edge)
+        factors = [self.contrast.factors(e.ids[e.own], name) for name in names]
         walk = Walk(self.score, self._mask(own, every, e.offset), rows=asked, own=not shuffle, block=self.spec.block)
+        walk = replace(walk, row_factors=factors[0])
         if both and whole:
-            walk = replace(walk, columns=asked)
+            walk = replace(walk, columns=asked, column_factors=factors[1])
         found = walk(_rows(anchors, e.own), candidates, scale, bias)
         score = self.score.pairs(_rows(anchors, e.own), _rows(tuples, e.own)) if found.own is None else found.own
         sides = [found.rows, found.columns] if both else [found.rows]
         if both and not whole:
             walk = Walk(self.score, self._mask(every, own, -e.offset), columns=asked, block=self.spec.block)
+            walk = replace(walk, column_factors=factors[1])
             sides[1] = walk(anchors, _rows(candidates, e.own), scale, bias).columns
         count = valid.sum()
         counted = valid[e.own] & (count >= 2)
@@ -198,13 +202,18 @@ class Term(Line):
 
         others = (there.sum() - there[e.own].long()).to(score)
         common = scale, bias, self.score.lowest, mean, e.ids[e.own], counted, gather
-        names = edge.anchor, "+".join(edge.others)
         losses = [
-            self.contrast(Side(score, side, side.pop(COUNTED, others), *common, name=f"{names[i]}>{names[1 - i]}"))
-            for i, side in enumerate(sides)
+            self.contrast(Side(score, side, side.pop(COUNTED, others), *common, name=name))
+            for side, name in zip(sides, names, strict=False)
         ]
         losses = torch.stack(losses).mean(0)
         return torch.where(counted, losses, 0.0).sum() / count.clamp(min=1)
+
+    def _names(self, e: Embeddings, edge: Edge) -> tuple[str, str]:
+        """Whose rows against whose candidates, in both directions; transforms make matrices of several widths."""
+        a, b = edge.anchor, "+".join(edge.others)
+        width = f"/{e.all[a].shape[1]}" if self.spec.transform else ""
+        return f"{a}>{b}{width}", f"{b}>{a}{width}"
 
     def _statistics(self) -> dict[str, Statistic]:
         asked = self.contrast.statistics(shared=self.spec.targets == "shared")

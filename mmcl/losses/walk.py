@@ -79,6 +79,8 @@ class Walk:
     columns: Asked = field(default_factory=dict)
     own: bool = False  # every row must have a column of its own then
     block: Block = "auto"
+    row_factors: Float[Tensor, " rows"] | None = None  # of the logits of row statistics, constants
+    column_factors: Float[Tensor, " columns"] | None = None  # of those of column statistics
 
     def __call__(
         self,
@@ -117,7 +119,14 @@ class Walk:
         z = self.score.tile(rows, columns) * scale
         z = z if bias is None else z + bias
         own = [self.score.pairs(rows, _cut(columns, self.own_columns(slice(0, z.shape[0]))))] if self.own else []
-        return [*own, *(s.plain(self.mask.hide_(z * s.scale, s.over, (0, 0)), dim) for dim, s in self.asked)]
+        logits = (self.factor_(z * s.scale, dim, slice(None)) for dim, s in self.asked)
+        seen = zip(self.asked, logits, strict=True)
+        return [*own, *(s.plain(self.mask.hide_(a, s.over, (0, 0)), dim) for (dim, s), a in seen)]
+
+    def factor_(self, a: Tensor, dim: int, part: slice) -> Tensor:
+        """Multiply what belongs to some rows (or columns) with their factors."""
+        factors = self.row_factors if dim == 1 else self.column_factors
+        return a if factors is None else a.mul_(factors[part].unsqueeze(dim))
 
     def own_columns(self, rows: slice) -> slice:
         """The columns that belong to some rows."""
@@ -139,15 +148,17 @@ class _Tile:
 
     def __init__(self, walk: Walk, scores: Tensor, scale: Tensor, bias: Tensor | None, at: tuple[slice, slice]) -> None:
         self.walk, self.scores, self.scale, self.bias, self.at = walk, scores, scale, bias, at
-        self.made: dict[tuple[float, Over], Tensor] = {}
+        self.made: dict[tuple[float, Over, int], Tensor] = {}
 
-    def logits(self, statistic: Statistic) -> Tensor:
+    def logits(self, statistic: Statistic, dim: int) -> Tensor:
         """Logits as a statistic sees them."""
-        key = statistic.scale, statistic.over
+        factors = self.walk.row_factors if dim == 1 else self.walk.column_factors
+        key = statistic.scale, statistic.over, -1 if factors is None else dim
         if key not in self.made:
             a = self.scores * (self.scale * statistic.scale)
             if self.bias is not None:
                 a.add_(self.bias * statistic.scale)
+            self.walk.factor_(a, dim, self.part(dim))
             self.made[key] = self.walk.mask.hide_(a, statistic.over, (self.at[0].start, self.at[1].start))
         return self.made[key]
 
@@ -173,7 +184,7 @@ class _Tiles(torch.autograd.Function):
                 for number, (dim, statistic) in enumerate(walk.asked):
                     part = tile.part(dim)
                     old = tuple(x[part] for x in states[number])
-                    new = statistic.update(old, tile.logits(statistic), dim, at[dim].start)
+                    new = statistic.update(old, tile.logits(statistic, dim), dim, at[dim].start)
                     for whole, values in zip(states[number], new, strict=True):
                         whole[part] = values
             own = [walk.score.pairs(*_own(walk, r, rows, columns)) for r in _chunks(walk, shape[0])]
@@ -229,8 +240,8 @@ def _gradient(tile: _Tile, states: list[State], grads: tuple[Tensor, ...]) -> Te
     for (dim, statistic), state, g in zip(tile.walk.asked, states, grads, strict=True):
         part, start = tile.part(dim), tile.at[dim].start
         cut = tuple(x[part] for x in state)
-        one = statistic.gradient(cut, tile.logits(statistic), g[part], dim, start)
-        one = one if statistic.scale == 1 else one.mul_(statistic.scale)
+        one = statistic.gradient(cut, tile.logits(statistic, dim), g[part], dim, start)
+        one = tile.walk.factor_(one if statistic.scale == 1 else one.mul_(statistic.scale), dim, part)
         total = one if total is None else total.add_(one)
     assert total is not None
     return total

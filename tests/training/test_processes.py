@@ -37,6 +37,9 @@ OBJECTIVES: dict[str, Any] = {
     "supcon": {"targets": "shared", "temperature": {"init": 0.2}},
     "dclw": "dclw",
     "hinge": {"contrast": "hinge", "anchor": "image"},
+    "groco": {"contrast": {"name": "groco", "top_k": 4, "steepness": 5.0}},
+    "sogclr": {"contrast": {"name": "sogclr", "rho": 6.5}, "temperature": {"init": 0.1, "learn": True}},
+    "isogclr": {"contrast": {"name": "isogclr", "tau": 0.05}, "negatives": "distinct"},
     "cuaxu": "cuaxu",
     "regularizers": [
         {"regularize": name}
