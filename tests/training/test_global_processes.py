@@ -1,13 +1,16 @@
 """What is remembered of each sample is the same on every process, and that of one process."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from mmcl import distributed
-from mmcl.losses.memory import SampleMemory
+from mmcl import checkpoints, distributed, workflow
+from mmcl.losses.memory import NOBODY, SampleMemory
+from mmcl.recipe import Recipe
 from mmcl.training.loop import gathered
 from mmcl.types import Batch, sample_id
 from tests.distributed_worker import run_processes
@@ -62,3 +65,23 @@ def test_several_steps_are_those_of_one_process(processes: int, tmp_path: Path) 
                     torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
         losses = torch.stack(expected[case]["loss"])
         assert losses.std() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["isogclr", "fastclip"])
+def test_a_run_goes_on_with_what_it_remembered(preset: str, tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    more = [f"objective={preset}", "training.checkpoint_every_steps=4", "training.keep_checkpoints=2"]
+    weights = []
+    for name in ("whole", "broken"):
+        run = workflow.train(tiny(tmp_path / name, *more))
+        if name == "broken":
+            shutil.rmtree(run / "checkpoints" / "step-00000008")
+            workflow.train(str(run), resume=True)
+        found = checkpoints.latest(run / "checkpoints")
+        assert found is not None
+        assert found.state["step"] == 8
+        weights.append(found.tensors("weights"))
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert weights[0]["objective.terms.0.contrast.steps"] == 8
+    assert int((weights[0]["objective.terms.0.contrast.memory.keys"] != NOBODY).sum()) > 200

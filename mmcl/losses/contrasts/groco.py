@@ -41,8 +41,8 @@ class Groco(Contrast):
 
     Reference:
         Shvetsova et al., "Learning by Sorting: Self-supervised Learning with Group Ordering Constraints", ICCV 2023,
-        section 3 (https://arxiv.org/abs/2301.02009); the network: Petersen et al., "Monotonic Differentiable Sorting
-        Networks", ICLR 2022, Eq. 8 (https://arxiv.org/abs/2203.09630).
+        as in its code (https://arxiv.org/abs/2301.02009); the Cauchy network: Petersen et al., "Monotonic
+        Differentiable Sorting Networks", ICLR 2022 (https://arxiv.org/abs/2203.09630).
 
     Example:
         >>> even = Side(own=torch.zeros(1), statistics={"hardest": torch.zeros(1, 1)}, others=torch.ones(1))

@@ -52,8 +52,8 @@ class Isogclr(Sogclr):
 
     Reference:
         Qiu et al., "Not All Semantics are Created Equal: Contrastive Self-supervised Learning with Automatic
-        Temperature Individualization", ICML 2023, Eq. 5 and Algorithm 1 (https://arxiv.org/abs/2305.11965); limits and
-        defaults as in its code for two modalities.
+        Temperature Individualization", ICML 2023 (https://arxiv.org/abs/2305.11965); rule, limits and defaults as in
+        its code for two modalities, https://github.com/zhqiu/contrastive-learning-iSogCLR.
 
     Example:
         >>> one = torch.ones(1, dtype=torch.long)

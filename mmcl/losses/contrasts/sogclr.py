@@ -53,7 +53,8 @@ class Sogclr(Contrast, nn.Module):
     Reference:
         Yuan et al., "Provable Stochastic Optimization for Global Contrastive Learning: Small Batch Does Not Harm
         Performance", ICML 2022, Algorithm 1 (https://arxiv.org/abs/2202.12387); between modalities, and with gamma and
-        rho: Wei et al., "FastCLIP", 2024, Eq. 1 to 5 and Algorithm 1 (https://arxiv.org/abs/2407.01445).
+        rho: Wei et al., "FastCLIP: A Suite of Optimization Techniques to Accelerate CLIP Training with Limited
+        Resources", 2024, Algorithm 1 (https://arxiv.org/abs/2407.01445).
 
     Example:
         >>> one = torch.ones(1, dtype=torch.long)
@@ -99,7 +100,8 @@ class Sogclr(Contrast, nn.Module):
         weight = (log_g.detach() - log_all).exp()  # at most 1 / gamma
         if self.training:
             values = [log_u, *self.moved(side, known, seen, log_all, weight)]
-            self._propose(side, torch.where(side.counted & ~alone, keys, NOBODY), values)
+            sound = side.counted & ~alone & log_u.isfinite()
+            self._propose(side, torch.where(sound, keys, NOBODY), values)
         value = tau * (log_all + self.rho)
         surrogate = tau.detach() * weight * log_g + value
         return torch.where(alone, 0.0, surrogate + (value - surrogate).detach())
