@@ -33,7 +33,8 @@ class Isogclr(Sogclr):
     and rows and columns have their own.
 
     Use when: data are unbalanced, and samples come again (each visit moves a temperature by 5e-5 at most).
-    Cost: one statistic more than `sogclr`, and logits of their own for rows and for columns; 20 bytes a place.
+    Cost: about twice the time of `sogclr`: one statistic more, and logits of their own for rows and for columns; 20
+        bytes a place.
     Range: about [-2, 2.5] for cosines.
     Differs from the paper: what `sogclr` says. Epsilon is added where the authors' code takes a maximum.
     Related: `sogclr` with one temperature, fixed or learned.
