@@ -1,5 +1,6 @@
 """The records that pass between the parts: what a stream yields, and what a loss sees."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,11 @@ from mmcl.errors import MmclError
 Draw = Callable[[], np.random.Generator]
 """Gives the generator of one value, seeded by (seed, epoch, sample, copy), from its beginning; only asked for where
 something is drawn. It is the thread's only one: what is drawn for another value begins it anew."""
+
+
+def sample_id(who: str) -> int:
+    """The number of what shows the same thing, the same in every batch and run."""
+    return int.from_bytes(hashlib.blake2b(who.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 class Transform(ABC):
@@ -139,12 +145,11 @@ class Embeddings:
             if unknown:
                 raise MmclError(f"present names {sorted(unknown)}, which are not among {[*vectors, *extras]}.")
             vectors = {m: x.masked_fill(~present.get(m, everything)[:, None], 0.0) for m, x in vectors.items()}
-        number = {key: i for i, key in enumerate(keys or ())}
         return cls(
             local=vectors,
             all=vectors,
             present={m: everything if present is None else present.get(m, everything) for m in (*vectors, *extras)},
-            ids=torch.tensor([number[k] for k in keys] if keys else range(rows), dtype=torch.long, device=device),
+            ids=torch.tensor([sample_id(k) for k in keys] if keys else range(rows), dtype=torch.long, device=device),
             offset=0,
             total=lambda x: x,
             extras=extras,

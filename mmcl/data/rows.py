@@ -1,6 +1,5 @@
 """Samples to the rows of a batch."""
 
-import hashlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from mmcl.data.shards import is_pipe
 from mmcl.data.source import Choice, Selector, Source, chosen, columns, plain
 from mmcl.data.store import Shard, ShardSet
 from mmcl.errors import AbsentError, BadSampleError, MmclError
-from mmcl.types import Bad, Draw, Transform
+from mmcl.types import Bad, Draw, Transform, sample_id
 
 TOGETHER = 16  # samples that a thread has read at a time
 _thread = threading.local()
@@ -195,7 +194,7 @@ class Reader:
         wanted = list({c.extension: None for c in (*choices.values(), who) if c is not None})
         data = dict(zip(wanted, shard.read([members[e] for e in wanted]), strict=True))
         filled.keys[row] = key
-        filled.ids[row] = _number(_identity(who, data) or f"{shard.number}/{key}")
+        filled.ids[row] = sample_id(_identity(who, data) or f"{shard.number}/{key}")
         return {m: (choice, b"" if choice is None else data[choice.extension]) for m, choice in choices.items()}
 
     def _fill(self, ref: Ref, modality: str, choice: Choice | None, data: bytes, filled: Filled, row: int) -> None:
@@ -275,10 +274,6 @@ def _identity(choice: Choice | None, data: Mapping[str, bytes]) -> str | None:
     except BadSampleError:
         return None
     return value[0] if isinstance(value, list) else None
-
-
-def _number(who: str) -> int:
-    return int.from_bytes(hashlib.blake2b(who.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def _generator(*what: int | str) -> np.random.Generator:

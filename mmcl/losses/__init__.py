@@ -9,11 +9,14 @@ from mmcl.losses.contrasts.cacr import Cacr
 from mmcl.losses.contrasts.debiased import Debiased
 from mmcl.losses.contrasts.decoupled import Decoupled
 from mmcl.losses.contrasts.focal import Focal
+from mmcl.losses.contrasts.groco import Groco
 from mmcl.losses.contrasts.hard_negative import HardNegative
 from mmcl.losses.contrasts.hinge import Hinge
+from mmcl.losses.contrasts.isogclr import Isogclr
 from mmcl.losses.contrasts.margin import Margin
 from mmcl.losses.contrasts.sigmoid import Sigmoid
 from mmcl.losses.contrasts.softmax import Softmax
+from mmcl.losses.contrasts.sogclr import Sogclr
 from mmcl.losses.contrasts.spectral import Spectral
 from mmcl.losses.diagnostics import diagnostics, gradient_norms
 from mmcl.losses.multiview.base import MULTI_VIEWS, MultiView, MultiViewSpec, MultiViewTerm, Views
@@ -81,11 +84,13 @@ __all__ = [
     "Focal",
     "Graded",
     "Gram",
+    "Groco",
     "HardNegative",
     "Hinge",
     "Identity",
     "InBatch",
     "InModal",
+    "Isogclr",
     "Kernel",
     "Koleo",
     "Lorentz",
@@ -118,6 +123,7 @@ __all__ = [
     "Sigmoid",
     "Soft",
     "Softmax",
+    "Sogclr",
     "Span",
     "Spectral",
     "Star",

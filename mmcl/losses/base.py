@@ -157,6 +157,15 @@ class Contrast(ABC):
         """What is added to all logits, if anything."""
         return None
 
+    def factors(self, ids: Int[Tensor, " rows"], name: str) -> Float[Tensor, " rows"] | None:
+        """Factors of each row's logits in its statistics, constants; None where rows do not differ.
+
+        Args:
+            ids: what the rows show.
+            name: whose rows against whose candidates, as in `Side`.
+        """
+        return None
+
     @abstractmethod
     def __call__(self, side: Side) -> Float[Tensor, " rows"]:
         """Loss of each row."""

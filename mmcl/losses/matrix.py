@@ -51,6 +51,9 @@ class Matrix:
     drop_same: bool = False  # what shows the same thing is nobody's negative
     alike: tuple[Alike, ...] = ()  # of all rows
     number: int = 0  # tells draws apart
+    suffix: str = ""  # of its names, where there are several of the same modalities
+    row_factors: Float[Tensor, " rows"] | None = None  # of the logits of this process's rows, constants
+    column_factors: Float[Tensor, " rows"] | None = None  # of those of its columns
 
     def modalities(self, forward: bool) -> tuple[str, ...]:
         """What is looked for."""
@@ -59,6 +62,11 @@ class Matrix:
     def searching(self, forward: bool) -> tuple[str, ...]:
         """What looks for it."""
         return (self.edge.anchor,) if forward else self.edge.others
+
+    def name(self, forward: bool) -> str:
+        """Whose rows against whose candidates, as in "text>image"."""
+        sides = "+".join(self.searching(forward)), "+".join(self.modalities(forward))
+        return ">".join(sides) + self.suffix
 
     @property
     def whole(self) -> bool:
@@ -75,13 +83,14 @@ class Matrix:
             guide: of all rows and columns.
         """
         rows, every = self.e.own, slice(0, self.anchors_there.shape[0])
-        walk = replace(self._walk(rows, every, self.e.offset, guide), rows=asked, own=own)
+        walk = replace(self._walk(rows, every, self.e.offset, guide), rows=asked, own=own, row_factors=self.row_factors)
         if both and self.whole:
-            walk = replace(walk, columns=asked)
+            walk = replace(walk, columns=asked, column_factors=self.column_factors)
         found = walk(_rows(self.anchors, rows), self.tuples, self.scale, self.bias)
         sides = [found.rows, found.columns] if both else [found.rows]
         if both and not self.whole:
-            walk = replace(self._walk(every, rows, -self.e.offset, guide), columns=asked)
+            walk = self._walk(every, rows, -self.e.offset, guide)
+            walk = replace(walk, columns=asked, column_factors=self.column_factors)
             sides[1] = walk(self.anchors, _rows(self.tuples, rows), self.scale, self.bias).columns
         return Found(found.own, sides)
 
@@ -89,9 +98,10 @@ class Matrix:
         """Statistics of this process's rows alone, or of its columns alone."""
         rows, every = self.e.own, slice(0, self.anchors_there.shape[0])
         if forward:
-            walk = replace(self._walk(rows, every, self.e.offset, None), rows=asked)
+            walk = replace(self._walk(rows, every, self.e.offset, None), rows=asked, row_factors=self.row_factors)
             return walk(_rows(self.anchors, rows), self.tuples, self.scale, self.bias).rows
-        walk = replace(self._walk(every, rows, -self.e.offset, None), columns=asked)
+        walk = self._walk(every, rows, -self.e.offset, None)
+        walk = replace(walk, columns=asked, column_factors=self.column_factors)
         return walk(self.anchors, _rows(self.tuples, rows), self.scale, self.bias).columns
 
     def hardest(self, forward: bool, k: int) -> Int[Tensor, "rows k"]:

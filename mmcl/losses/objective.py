@@ -102,7 +102,8 @@ class Objective(nn.Module):
         Args:
             embeddings: the gathered record of a training step, or one (batch, dim) tensor a modality.
             present: which rows have which modality, where the embeddings are plain tensors; all unless told.
-            keys: rows with equal keys show the same thing; all differ unless told.
+            keys: rows with equal keys show the same thing, and what is remembered of a sample is kept under its key;
+                unless told, all differ and a sample is its place in the batch.
             extras: what else is known of the rows, such as a teacher's vectors.
             step: terms switch on and off by it, and it seeds what is drawn; where plain tensors are given.
         """

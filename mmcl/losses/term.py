@@ -79,7 +79,7 @@ class Term(Line):
             there = (there[0] & there[1],) * 2
         anchors = self.score.anchors(e.all[edge.anchor])
         like = anchors[0]
-        return Matrix(
+        matrix = Matrix(
             e=e,
             edge=edge,
             score=self.score,
@@ -93,7 +93,15 @@ class Term(Line):
             drop_same=any(part.drop_same for part in self._parts()),
             alike=tuple(a for a in (part.alike(e, edge) for part in self._parts()) if a is not None),
             number=number,
+            suffix=f"/{like.shape[1]}" if self.spec.transform else "",
         )
+        return self._with_factors(matrix)
+
+    def _with_factors(self, matrix: Matrix) -> Matrix:
+        """What the contrast knows of each row's logits."""
+        ids = matrix.e.ids[matrix.e.own]
+        rows, columns = (self.contrast.factors(ids, matrix.name(forward)) for forward in (True, False))
+        return replace(matrix, row_factors=rows, column_factors=columns)
 
     def _search(self, matrix: Matrix) -> "tuple[_Rows, _Rows | None]":
         """What rows find among candidates, and candidates among rows."""
@@ -126,6 +134,7 @@ class Term(Line):
             tuples=self.score.candidates([e.all[copy]]),
             tuples_there=matrix.tuples_there & e.present[copy],
         )
+        more = self._with_factors(more)
         return self._rows(more, False, more.pairs(), self._with_more(more, False, more.side(False, asked), asked), None)
 
     def _rows(
@@ -261,6 +270,6 @@ class _Rows:
             ids=e.ids[e.own],
             counted=counted,
             gather=e.everyone,
-            name=">".join("+".join(m) for m in (matrix.searching(self.forward), matrix.modalities(self.forward))),
+            name=matrix.name(self.forward),
             target=self.target,
         )

@@ -92,6 +92,8 @@ class Walk:
     own: bool = False  # every row must have a column of its own then
     guide: Guide | None = None  # for statistics that are guided
     block: Block = "auto"
+    row_factors: Float[Tensor, " rows"] | None = None  # of the logits of row statistics, constants
+    column_factors: Float[Tensor, " columns"] | None = None  # of those of column statistics
 
     def __call__(
         self,
@@ -131,8 +133,15 @@ class Walk:
         z = z if bias is None else z + bias
         own = [self.score.pairs(rows, _cut(columns, self.own_columns(slice(0, z.shape[0]))))] if self.own else []
         whole = slice(0, z.shape[0]), slice(0, z.shape[1])
-        seen = (self.seen(s, self.mask.hide_(z * s.scale, s, whole, dim), whole, dim) for dim, s in self.asked)
+        logits = (self.factor_(z * s.scale, dim, slice(None)) for dim, s in self.asked)
+        hidden = (self.mask.hide_(a, s, whole, dim) for (dim, s), a in zip(self.asked, logits, strict=True))
+        seen = (self.seen(s, a, whole, dim) for (dim, s), a in zip(self.asked, hidden, strict=True))
         return [*own, *(s.plain(a, dim) for (dim, s), a in zip(self.asked, seen, strict=True))]
+
+    def factor_(self, a: Tensor, dim: int, part: slice) -> Tensor:
+        """Multiply what belongs to some rows (or columns) with their factors."""
+        factors = self.row_factors if dim == 1 else self.column_factors
+        return a if factors is None else a.mul_(factors[part].unsqueeze(dim))
 
     def seen(self, statistic: Statistic, a: Tensor, at: tuple[slice, slice], dim: int) -> Tensor:
         """What a statistic sees: the logits of a tile, and above them the log-weights where it is guided."""
@@ -166,13 +175,14 @@ class _Tile:
 
     def logits(self, statistic: Statistic, dim: int) -> Tensor:
         """Logits as a statistic sees them."""
-        both = not self.walk.mask.alike and not statistic.guided  # rows and columns see the same
+        factors = self.walk.row_factors if dim == 1 else self.walk.column_factors
+        both = not self.walk.mask.alike and not statistic.guided and factors is None  # rows and columns see the same
         key = statistic.scale, statistic.over, None if both else dim, statistic.guided
         if key not in self.made:
             a = self.scores * (self.scale * statistic.scale)
             if self.bias is not None:
                 a.add_(self.bias * statistic.scale)
-            a = self.walk.mask.hide_(a, statistic, self.at, dim)
+            a = self.walk.mask.hide_(self.walk.factor_(a, dim, self.part(dim)), statistic, self.at, dim)
             self.made[key] = self.walk.seen(statistic, a, self.at, dim)
         return self.made[key]
 
@@ -255,7 +265,7 @@ def _gradient(tile: _Tile, states: list[State], grads: tuple[Tensor, ...]) -> Te
         part, start = tile.part(dim), tile.at[dim].start
         cut = tuple(x[part] for x in state)
         one = statistic.gradient(cut, tile.logits(statistic, dim), g[part], dim, start)
-        one = one if statistic.scale == 1 else one.mul_(statistic.scale)
+        one = tile.walk.factor_(one if statistic.scale == 1 else one.mul_(statistic.scale), dim, part)
         total = one if total is None else total.add_(one)
     assert total is not None
     return total

@@ -149,6 +149,34 @@ def cacr(own: list[float], rest: list[float], tau: float, ratio: float = 0.5) ->
     return weighted(own, plus) - weighted(rest, -minus)
 
 
+def swap(a: float, b: float, steepness: float) -> float:
+    """Share of b in the smaller of two neighbours."""
+    return 0.5 - math.atan(steepness * (b - a)) / math.pi
+
+
+def groco(own: list[float], rest: list[float], tau: float, top_k: int = 10, steepness: float = 1.0) -> float:
+    """The whole permutation matrix, and both cross-entropies of the paper."""
+    x = [*sorted(rest)[-top_k:], own[0]] if rest else [own[0]]
+    n = len(x)
+    share = torch.eye(n, dtype=torch.float64)  # of input j in output r
+    for layer in range(n):
+        for a in range(layer % 2, n - 1, 2):
+            v = swap(x[a], x[a + 1], steepness)
+            x[a], x[a + 1] = (1 - v) * x[a] + v * x[a + 1], v * x[a] + (1 - v) * x[a + 1]
+            low, high = (1 - v) * share[a] + v * share[a + 1], v * share[a] + (1 - v) * share[a + 1]
+            share[a], share[a + 1] = low, high
+    positive, negative = share[n - 1], share[: n - 1].sum(0)
+    of_positive = [positive[j] if j == n - 1 else 1 - positive[j] for j in range(n)]
+    of_negative = [1 - negative[j] if j == n - 1 else negative[j] for j in range(n)]
+    return -sum(math.log(a) + math.log(b) for a, b in zip(of_positive, of_negative, strict=True)) / (2 * n)
+
+
+def sogclr(own: list[float], rest: list[float], tau: float, rho: float = 0.0, eps: float = 1e-14) -> float:
+    """The first visit, when the average is what the batch says."""
+    g = sum(math.exp((s - own[0]) / tau) for s in rest) / len(rest)
+    return tau * (math.log(eps + g) + rho)
+
+
 def loss(
     score: Callable[..., float],
     contrast: Callable[..., float],

@@ -163,6 +163,18 @@ CONTRAST_CASES: dict[str, tuple[Any, Any, str]] = {
     "hinge": ("hinge", references.hinge, "both"),
     "spectral": ("spectral", references.spectral, "both"),
     "cacr": ("cacr", references.cacr, "both"),
+    "groco": ("groco", references.groco, "both"),
+    "groco, steep": (
+        {"name": "groco", "top_k": 3, "steepness": 20.0},
+        lambda p, n, t: references.groco(p, n, t, 3, 20.0),
+        "both",
+    ),
+    "sogclr": ({"name": "sogclr", "eps": 0.01}, lambda p, n, t: references.sogclr(p, n, t, eps=0.01), "both"),
+    "isogclr": (
+        {"name": "isogclr", "tau": 0.3, "tau_max": 0.4},
+        lambda p, n, t: references.sogclr(p, n, 0.3, rho=8.0),
+        "both",
+    ),
 }
 
 

@@ -192,11 +192,11 @@ def test_a_queue_does_not_hold_absent_rows_nor_a_rows_own_thing() -> None:
     made.after_step_()
     x = {m: torch.randn(4, 5) for m in ("text", "image")}
     a, b = x["text"], x["image"]
-    keys = "aefc"  # of the second batch; ids number the keys of a batch, so a is 0 again, e 1, f 2, c 3
+    keys = "aefc"  # of the second batch
     total = 0.0
     for i in range(4):
         others = [z(a[i], b[j]) for j in range(4) if j != i]
-        kept = [j for j in (0, 2, 3) if j != i]
+        kept = [j for j in (0, 2, 3) if "abcd"[j] != keys[i]]
         total += loss(z(a[i], b[i]), others + [z(a[i], first["image"][j]) for j in kept])
         total += loss(z(a[i], b[i]), [z(a[j], b[i]) for j in range(4) if j != i])
     assert made(x, keys=list(keys)).total.item() == pytest.approx(total / 8, abs=1e-5)
