@@ -113,6 +113,8 @@ class Side:
     counted: Bool[Tensor, " rows"] | None = None  # which rows count; others may hold anything
     gather: Callable[[Shaped[Tensor, " rows"]], Shaped[Tensor, " all_rows"]] = lambda x: x  # of all processes, detached
     name: str = ""  # whose rows against whose candidates, as in "text>image"
+    target: Float[Tensor, " rows"] | None = None  # expected logit under the row's target; the positive's, where None
+    mass: Float[Tensor, " rows"] | None = None  # sum of the target's weights; 1 where None
 
     @property
     def logit(self) -> Float[Tensor, " rows"]:
@@ -133,6 +135,8 @@ class Contrast(ABC):
     """Whether the loss has a temperature."""
     shared: ClassVar[bool] = False
     """Whether rows that show the same thing can be positives too (`targets: shared`)."""
+    soft: ClassVar[bool] = False
+    """Whether a row's target can be a distribution over its candidates."""
     bounded: ClassVar[bool] = False
     """Whether it must know the smallest value of the score."""
     temperature: ClassVar[TemperatureSpec | None] = None

@@ -14,6 +14,7 @@ from mmcl.losses.line import Line, LineSpec, built, plain
 from mmcl.losses.precision import full_precision
 from mmcl.losses.statistics import Count, Statistic
 from mmcl.losses.temperature import Temperature, TemperatureSpec
+from mmcl.losses.transforms.base import TRANSFORMS
 from mmcl.losses.views import VIEWS, Edge, View, ViewPart
 from mmcl.losses.walk import Mask, Walk
 from mmcl.registry import Part
@@ -110,7 +111,19 @@ class TermSpec(LineSpec):
             )
         if getattr(self.score, "shuffle", False) and (self.targets == "shared" or self.negatives == "distinct"):
             raise MmclError(f"{title}: shuffled candidates show nothing in particular, so none shows the same thing.")
+        if any(_class(part, TRANSFORMS).mixes for part in self.transform):
+            self.check_mixed()
         return self
+
+    def check_mixed(self) -> None:
+        """Refuse rows that are mixtures where targets cannot be."""
+        if not _class(self.contrast, CONTRASTS).soft:
+            can = sorted(n for n, c in CONTRASTS.classes.items() if c.soft)
+            raise MmclError(f"rows are mixtures, and {self.contrast.name} has one target a row: take {', '.join(can)}.")
+        if self.targets == "shared":
+            raise MmclError("rows are mixtures, whose targets are the two that were mixed: take `targets: identity`.")
+        if getattr(self.score, "shuffle", False):
+            raise MmclError(f"rows are mixtures, and {self.score.name} shuffles the candidates that they hold.")
 
     @property
     def title(self) -> str:
@@ -199,12 +212,54 @@ class Term(Line):
         others = (there.sum() - there[e.own].long()).to(score)
         common = scale, bias, self.score.lowest, mean, e.ids[e.own], counted, gather
         names = edge.anchor, "+".join(edge.others)
+        targets = self._mixed(e, edge, valid, anchors, tuples, score) or [(None, None)] * 2
         losses = [
-            self.contrast(Side(score, side, side.pop(COUNTED, others), *common, name=f"{names[i]}>{names[1 - i]}"))
-            for i, side in enumerate(sides)
+            self.contrast(
+                Side(score, side, side.pop(COUNTED, others), *common, f"{names[i]}>{names[1 - i]}", target, mass)
+            )
+            for i, (side, (target, mass)) in enumerate(zip(sides, targets, strict=False))
         ]
         losses = torch.stack(losses).mean(0)
         return torch.where(counted, losses, 0.0).sum() / count.clamp(min=1)
+
+    def _mixed(
+        self,
+        e: Embeddings,
+        edge: Edge,
+        valid: Bool[Tensor, " all_batch"],
+        anchors: Features,
+        tuples: Features,
+        score: Float[Tensor, " rows"],
+    ) -> list[tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]] | None:
+        """Expected logit and mass of the targets of this process's rows, and of its columns, where rows are mixtures.
+
+        A mixture asks for its own counterpart and for its partner's, and both ask for it by the same weights. A partner
+        that lacks one of the two has no counterpart: its weight falls away.
+        """
+        mixed = [m for m in (edge.anchor, *edge.others) if m in e.mixed]
+        if not mixed:
+            return None
+        self.spec.check_mixed()
+        if len(mixed) > 1 or (mixed != [edge.anchor] and len(edge.others) > 1):
+            raise MmclError(f"{', '.join(mixed)}: only the anchor, or a candidate of one modality, can be mixtures.")
+        partner, weight = e.mixed[mixed[0]].partner, e.mixed[mixed[0]].weight.to(score.dtype)
+        own, other = torch.where(valid, weight, 0.0), torch.where(valid & valid[partner], 1 - weight, 0.0)
+        if self.spec.negatives == "distinct":  # a partner that shows the same thing is no candidate but one's own
+            same = e.ids == e.ids[partner]
+            own, other = torch.where(same, own + other, own), torch.where(same, 0.0, other)
+        rows = mixed == [edge.anchor]
+        pair = (anchors, _rows(tuples, partner)) if rows else (_rows(anchors, partner), tuples)
+        expected = other * self.score.pairs(*pair)
+
+        def target(more: Float[Tensor, " all_batch"], mass: Float[Tensor, " all_batch"]) -> tuple[Tensor, Tensor]:
+            z = (own[e.own] * score + more[e.own]) * self._scale(score)
+            bias = self.contrast.logit_bias()
+            mass = (own + mass)[e.own]
+            return (z if bias is None else z + bias * mass), mass
+
+        back = [torch.zeros_like(x).index_add(0, partner, x) for x in (expected, other)]
+        made = [target(expected, other), target(*back)]
+        return made if rows else made[::-1]
 
     def _statistics(self) -> dict[str, Statistic]:
         asked = self.contrast.statistics(shared=self.spec.targets == "shared")
@@ -235,7 +290,7 @@ class Term(Line):
         return self.score.candidates(rows), valid
 
 
-def _rows(features: Features, part: slice) -> Features:
+def _rows(features: Features, part: slice | Tensor) -> Features:
     return tuple(f[part] for f in features)
 
 
