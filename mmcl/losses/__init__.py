@@ -32,7 +32,11 @@ from mmcl.losses.statistics import Statistic
 from mmcl.losses.temperature import Temperature, TemperatureSpec
 from mmcl.losses.term import Term, TermSpec
 from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform
+from mmcl.losses.transforms.heads import Heads
 from mmcl.losses.transforms.matryoshka import Matryoshka
+from mmcl.losses.transforms.mixup import Mixup
+from mmcl.losses.transforms.swap import Swap
+from mmcl.losses.transforms.whitening import Whitening
 from mmcl.losses.views import VIEWS, Pairs, Rotating, Star, Tuple, View
 from mmcl.losses.walk import Mask, Walk
 
@@ -56,6 +60,7 @@ __all__ = [
     "Focal",
     "Gram",
     "HardNegative",
+    "Heads",
     "Hinge",
     "Kernel",
     "Koleo",
@@ -64,6 +69,7 @@ __all__ = [
     "Margin",
     "Mask",
     "Matryoshka",
+    "Mixup",
     "Objective",
     "ObjectiveSpec",
     "Pairs",
@@ -79,6 +85,7 @@ __all__ = [
     "Spectral",
     "Star",
     "Statistic",
+    "Swap",
     "Symile",
     "Temperature",
     "TemperatureSpec",
@@ -90,6 +97,7 @@ __all__ = [
     "Variance",
     "View",
     "Walk",
+    "Whitening",
     "check_objective",
     "diagnostics",
     "gradient_norms",

@@ -42,6 +42,12 @@ OBJECTIVES: dict[str, Any] = {
         {"regularize": name}
         for name in ("koleo", "variance", "covariance", "barlow", "consistency", "cross_uniformity")
     ],
+    "matryoshka": {"transform": {"name": "matryoshka", "dims": [2, 4, 6], "weights": [1.0, 0.5, 0.2]}},
+    "whitening": {"transform": {"name": "whitening", "groups": 3}},
+    "swap": {"transform": {"name": "swap", "p": 0.5, "pair": ["audio", "image"]}},
+    "mixup": {"transform": {"name": "mixup", "p": 0.9, "alpha": 1.0}},
+    "mixup, distinct": {"transform": {"name": "mixup", "p": 1.0, "alpha": 1.0}, "negatives": "distinct"},
+    "heads": {"transform": {"name": "heads", "modalities": ["image", "text"], "hidden": 4}},
 }
 
 
@@ -59,7 +65,8 @@ def whole_batch() -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
 def single(name: str) -> dict[str, Tensor]:
     vectors, present, keys = whole_batch()
     leaves = {m: x.clone().requires_grad_() for m, x in vectors.items()}
-    objective = mmcl.objective(OBJECTIVES[name]).double()
+    torch.manual_seed(5)
+    objective = mmcl.objective(OBJECTIVES[name], DIM).double()
     out = objective(leaves, present=present, keys=keys)
     out.total.backward()
     temperatures = {f"t{i}": p.grad for i, p in enumerate(objective.parameters())}
@@ -75,7 +82,8 @@ def one_of_many() -> dict[str, dict[str, Tensor]]:
     batch = Batch({}, {m: p[own] for m, p in present.items()}, keys[own], ids[own], ROWS, offset, [])
     results = {}
     for name, said in OBJECTIVES.items():
-        objective = mmcl.objective(said).double()
+        torch.manual_seed(5)
+        objective = mmcl.objective(said, DIM).double()
         leaves = {m: x[own][present[m][own]].clone().requires_grad_() for m, x in vectors.items()}
         there = {m: x for m, x in leaves.items() if x.shape[0]}
         out = objective(gathered(there, batch, MODALITIES, DIM, torch.device("cpu")))
