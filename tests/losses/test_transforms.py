@@ -1,5 +1,6 @@
 """Transforms of embeddings against float64 references written from the equations; what all of them keep to."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -118,6 +119,16 @@ def test_autocast_changes_nothing(name: str) -> None:
     plain = made(x).total
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(made(x).total, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_nothing_is_read_back_from_a_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device "meta" holds no numbers, so whoever asks for one fails."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    x = {m: t.detach().to("meta").requires_grad_() for m, t in vectors().items()}
+    made = objective(SAID[name]).to("meta")
+    made(x).total.backward()
+    assert all(t.grad.device.type == "meta" for t in (*x.values(), *made.parameters()))
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -44,6 +44,16 @@ def test_whitening_is_zca_of_shuffled_groups_averaged_over_copies(groups: int) -
     assert len({round(value, 9) for value in expected}) == (1 if groups in (1, D) else 3)
 
 
+@pytest.mark.parametrize("shrinkage", [1e-2, 1e-5])
+def test_iterations_suffice_where_nearly_all_variance_lies_along_one_direction(shrinkage: float) -> None:
+    """The worst that the shrinkage leaves."""
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 2, N, dtype=torch.float64)[:, None] * torch.randn(1, D, dtype=torch.float64)
+    x = x + 1e-3 * torch.randn(N, D, dtype=torch.float64)
+    ((_, made),) = Whitening(groups=1, copies=1, shrinkage=shrinkage)(Embeddings.single({"text": x}))
+    torch.testing.assert_close(made.all["text"], zca(x, list(range(D)), 1, shrinkage), rtol=1e-7, atol=1e-9)
+
+
 def test_whitened_coordinates_of_a_group_are_uncorrelated() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(400, D, generator=generator) @ torch.rand(D, D, generator=generator) + 5
