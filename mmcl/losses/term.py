@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Features, Score, ScorePart, Side
+from mmcl.losses.draws import permutation
 from mmcl.losses.line import Line, LineSpec, built, plain
 from mmcl.losses.precision import full_precision
 from mmcl.losses.statistics import Count, Statistic
@@ -211,13 +212,21 @@ class Term(Line):
 
         others = (there.sum() - there[e.own].long()).to(score)
         common = scale, bias, self.score.lowest, mean, e.ids[e.own], counted, gather
-        names = edge.anchor, "+".join(edge.others)
+        names = (edge.anchor, "+".join(edge.others)) * 2
         targets = self._mixed(e, edge, valid, anchors, tuples, score) or [(None, None)] * 2
         losses = [
             self.contrast(
-                Side(score, side, side.pop(COUNTED, others), *common, f"{names[i]}>{names[1 - i]}", target, mass)
+                Side(
+                    score,
+                    side,
+                    side.pop(COUNTED, others),
+                    *common,
+                    name=f"{names[i]}>{names[i + 1]}",
+                    target=targets[i][0],
+                    mass=targets[i][1],
+                )
             )
-            for i, (side, (target, mass)) in enumerate(zip(sides, targets, strict=False))
+            for i, side in enumerate(sides)
         ]
         losses = torch.stack(losses).mean(0)
         return torch.where(counted, losses, 0.0).sum() / count.clamp(min=1)
@@ -281,13 +290,7 @@ class Term(Line):
     ) -> tuple[Features, Bool[Tensor, " all_batch"]]:
         """Candidates put together anew from rows that count: by step and matrix, the same on every process."""
         generator = e.generator(number)
-        places = valid.logical_not().to(torch.uint8).argsort(stable=True)  # of the rows that count, then the others
-        rows = []
-        for m in edge.others:
-            drawn = torch.rand(valid.shape[0], generator=generator).to(valid.device, non_blocking=True)
-            order = torch.empty_like(places).scatter(0, places, drawn.masked_fill(~valid, 2.0).argsort())
-            rows.append(e.all[m][order])
-        return self.score.candidates(rows), valid
+        return self.score.candidates([e.all[m][permutation(valid, generator)] for m in edge.others]), valid
 
 
 def _rows(features: Features, part: slice | Tensor) -> Features:

@@ -11,7 +11,7 @@ from torch import Tensor
 import mmcl
 from mmcl.errors import MmclError
 from mmcl.losses import CONTRASTS, Mixup
-from mmcl.losses.transforms.mixup import permutation
+from mmcl.losses.draws import permutation
 from mmcl.types import Embeddings, Mixed
 from tests.losses import references
 

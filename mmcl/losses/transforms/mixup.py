@@ -4,11 +4,10 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
 from pydantic import Field
-from torch import Tensor
 
 from mmcl.errors import MmclError
+from mmcl.losses.draws import permutation
 from mmcl.losses.scores.unit import wide
 from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, known, with_vectors
 from mmcl.types import Embeddings, Mixed
@@ -75,13 +74,6 @@ class Mixup(EmbeddingTransform):
         drawn = np.random.default_rng(generator.initial_seed())  # torch's Beta takes no generator
         alone = drawn.random(x.shape[0]) >= self.p
         own = torch.from_numpy(np.where(alone, 1.0, drawn.beta(self.alpha, self.alpha, x.shape[0])))
-        weight = own.to(x.device, x.dtype, non_blocking=True)
+        weight = own.to(x.dtype).to(x.device, non_blocking=True)
         made = weight[:, None] * x + (1 - weight)[:, None] * x[partner]
         return with_vectors(e, {**e.all, modality: made}, mixed={modality: Mixed(partner, weight)})
-
-
-def permutation(there: Bool[Tensor, " rows"], generator: torch.Generator) -> Int[Tensor, " rows"]:
-    """A permutation of the rows that are there, each of them equally likely; the others stay in their places."""
-    drawn = torch.rand(there.shape[0], generator=generator).to(there.device, non_blocking=True)
-    places = there.logical_not().to(torch.uint8).argsort(stable=True)  # of the rows that are there, then of the others
-    return torch.empty_like(places).scatter(0, places, drawn.masked_fill(~there, 2.0).argsort(stable=True))
