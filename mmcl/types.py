@@ -81,6 +81,17 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """Rows of a modality that are mixtures: of a row of one's own, and of one other row.
+
+    A row that holds nothing but itself has the weight 1, whoever its partner is.
+    """
+
+    partner: Int[Tensor, " all_batch"]  # number of the other row
+    weight: Float[Tensor, " all_batch"]  # of what is the row's own; the partner has the rest of one
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """What every loss term sees, gathered once a step.
 
@@ -93,6 +104,9 @@ class Embeddings:
 
     ``extras`` are what else is known of all rows, without gradient: vectors of a frozen tower, a grade, a flag; any
     width. What a row lacks is said by ``present``, under the same name.
+
+    ``mixed[m]`` says that rows of m are mixtures (CutMix on the pictures, or the transform `mixup`): a contrast's
+    targets are then the weights of both rows.
     """
 
     local: Mapping[str, Float[Tensor, "batch dim"]]
@@ -104,6 +118,7 @@ class Embeddings:
     extras: Mapping[str, Shaped[Tensor, "all_batch ..."]] = field(default_factory=dict)
     step: int = 0  # of the optimizer
     seed: int = 0  # of the run
+    mixed: Mapping[str, Mixed] = field(default_factory=dict)
 
     @property
     def modalities(self) -> list[str]:

@@ -52,7 +52,11 @@ from mmcl.losses.temperature import Temperature, TemperatureSpec
 from mmcl.losses.term import Term
 from mmcl.losses.term_spec import TermSpec
 from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform
+from mmcl.losses.transforms.heads import Heads
 from mmcl.losses.transforms.matryoshka import Matryoshka
+from mmcl.losses.transforms.mixup import Mixup
+from mmcl.losses.transforms.swap import Swap
+from mmcl.losses.transforms.whitening import Whitening
 from mmcl.losses.views import VIEWS, Captions, Pairs, Rotating, Star, Tuple, View
 from mmcl.losses.walk import Mask, Walk
 
@@ -86,6 +90,7 @@ __all__ = [
     "Gram",
     "Groco",
     "HardNegative",
+    "Heads",
     "Hinge",
     "Identity",
     "InBatch",
@@ -99,6 +104,7 @@ __all__ = [
     "Mask",
     "Matryoshka",
     "Mixed",
+    "Mixup",
     "MultiView",
     "MultiViewSpec",
     "MultiViewTerm",
@@ -128,6 +134,7 @@ __all__ = [
     "Spectral",
     "Star",
     "Statistic",
+    "Swap",
     "Symile",
     "Targets",
     "Temperature",
@@ -142,6 +149,7 @@ __all__ = [
     "View",
     "Views",
     "Walk",
+    "Whitening",
     "check_objective",
     "diagnostics",
     "gradient_norms",

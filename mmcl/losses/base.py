@@ -115,7 +115,8 @@ class Side:
     counted: Bool[Tensor, " rows"] | None = None  # which rows count; others may hold anything
     gather: Callable[[Shaped[Tensor, " rows"]], Shaped[Tensor, " all_rows"]] = lambda x: x  # of all processes, detached
     name: str = ""  # whose rows against whose candidates, as in "text>image"
-    target: Float[Tensor, " rows"] | None = None  # expected logit under the row's target, where it is a distribution
+    target: Float[Tensor, " rows"] | None = None  # expected logit under the row's target; the positive's, where None
+    mass: Float[Tensor, " rows"] | None = None  # sum of the target's weights; 1 where None
 
     @property
     def logit(self) -> Float[Tensor, " rows"]:

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmcl.losses import mixtures
 from mmcl.losses.base import Contrast, Score, Side
+from mmcl.losses.draws import permutation
 from mmcl.losses.guide import Guide
 from mmcl.losses.line import Line, built
 from mmcl.losses.matrix import Candidates, Matrix, merged, nothing
@@ -119,8 +121,14 @@ class Term(Line):
             own, sides = matrix.pairs() if found.own is None else found.own, found.sides
         sides = [nothing(asked, own) if r else side for r, side in zip(replaced, sides, strict=False)]
         forward = self._rows(matrix, True, own, self._with_more(matrix, True, sides[0], asked), guide)
+        backward = None
         if both:
-            return forward, self._rows(matrix, False, own, self._with_more(matrix, False, sides[1], asked), guide)
+            backward = self._rows(matrix, False, own, self._with_more(matrix, False, sides[1], asked), guide)
+        if (mixed := self._mixed(matrix, own)) is not None:
+            forward = replace(forward, target=mixed[0])
+            backward = backward and replace(backward, target=mixed[1])
+        if backward is not None:
+            return forward, backward
         if self.contrast.one_way:  # columns would say again what rows said, but for what only columns meet
             forward = replace(forward, statistics=self._with_more(matrix, False, forward.statistics, asked))
         return forward, None
@@ -152,8 +160,16 @@ class Term(Line):
             assert isinstance(self.targets, SoftTargets)
             z = own * matrix.scale
             z = z if matrix.bias is None else z + matrix.bias
-            target = self.targets.expected(z, log_weights, guide, matrix.e.own, forward)
+            expected = self.targets.expected(z, log_weights, guide, matrix.e.own, forward)
+            target = mixtures.Target(expected, torch.ones_like(expected))
         return _Rows(matrix, forward, own, statistics, counted, target)
+
+    def _mixed(self, matrix: Matrix, own: Tensor) -> "tuple[mixtures.Target, mixtures.Target] | None":
+        """Targets of rows that are mixtures, in both directions."""
+        if not {matrix.edge.anchor, *matrix.edge.others} & set(matrix.e.mixed):
+            return None
+        self.spec.check_mixed()
+        return mixtures.targets(matrix, own)
 
     def _loss(self, parts: "list[_Rows]") -> Float[Tensor, ""]:
         """Mean loss of all rows that count, this process's part."""
@@ -229,12 +245,7 @@ class Term(Line):
         """Candidates put together anew from rows that count: by step and matrix, the same on every process."""
         e, valid = matrix.e, matrix.tuples_there
         generator = e.generator(matrix.number)
-        places = valid.logical_not().to(torch.uint8).argsort(stable=True)  # of the rows that count, then the others
-        rows = []
-        for m in matrix.edge.others:
-            drawn = torch.rand(valid.shape[0], generator=generator).to(valid.device, non_blocking=True)
-            order = torch.empty_like(places).scatter(0, places, drawn.masked_fill(~valid, 2.0).argsort())
-            rows.append(e.all[m][order])
+        rows = [e.all[m][permutation(valid, generator)] for m in matrix.edge.others]
         return replace(matrix, tuples=self.score.candidates(rows))
 
 
@@ -247,7 +258,7 @@ class _Rows:
     own: Float[Tensor, " rows"]
     statistics: dict[str, Tensor]
     counted: Bool[Tensor, " all_batch"]
-    target: Float[Tensor, " rows"] | None
+    target: mixtures.Target | None
 
     def side(self, counted: Bool[Tensor, " rows"], count: Tensor, lowest: float | None) -> Side:
         """What the contrast sees."""
@@ -271,5 +282,6 @@ class _Rows:
             counted=counted,
             gather=e.everyone,
             name=matrix.name(self.forward),
-            target=self.target,
+            target=None if self.target is None else self.target.logit,
+            mass=None if self.target is None else self.target.mass,
         )

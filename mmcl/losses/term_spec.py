@@ -10,6 +10,7 @@ from mmcl.losses.line import LineSpec, several
 from mmcl.losses.negatives.base import NEGATIVES, NegativesPart
 from mmcl.losses.targets.base import TARGETS, SoftTargets, Targets, TargetsPart
 from mmcl.losses.temperature import TemperatureSpec
+from mmcl.losses.transforms.base import TRANSFORMS
 from mmcl.losses.views import VIEWS, View, ViewPart
 from mmcl.registry import Part
 
@@ -103,7 +104,21 @@ class TermSpec(LineSpec):
             raise MmclError(f"{title}: {self.contrast.name} needs a score that has a smallest value.")
         self._targets_fit(title)
         self._matrices_fit()
+        if any(_class(part, TRANSFORMS).mixes for part in self.transform):
+            self.check_mixed()
         return self
+
+    def check_mixed(self) -> None:
+        """Refuse rows that are mixtures where targets cannot be."""
+        if not _class(self.contrast, CONTRASTS).soft:
+            can = sorted(n for n, c in CONTRASTS.classes.items() if c.soft)
+            raise MmclError(f"rows are mixtures, and {self.contrast.name} has one target a row: take {', '.join(can)}.")
+        if self.targets.name not in ("identity", "graded"):
+            raise MmclError("rows are mixtures, whose targets are the two that were mixed: take `targets: identity`.")
+        if getattr(self.score, "shuffle", False):
+            raise MmclError(f"rows are mixtures, and {self.score.name} shuffles the candidates that they hold.")
+        if self.directions == "joint" or {"null", "alike"} & {part.name for part in self.negatives}:
+            raise MmclError("rows are mixtures, with two targets in each direction: no `joint`, no `null`, no `alike`.")
 
     def _targets_fit(self, title: str) -> None:
         """Targets that the contrast, the negatives and the directions can take."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import mmcl
 from mmcl.errors import MmclError
-from mmcl.losses import CONTRASTS, REGULARIZERS, SCORES, VIEWS, Objective, Score, TermSpec
+from mmcl.losses import CONTRASTS, REGULARIZERS, SCORES, TRANSFORMS, VIEWS, Objective, Score, TermSpec
 from tests.losses import references
 
 MODALITIES = ("text", "image", "audio")
@@ -359,7 +359,7 @@ def test_order_rotation_and_length_do_not_matter(score: str) -> None:
         torch.testing.assert_close(objective({m: t * 7 for m, t in x.items()}).total, expected)
 
 
-@pytest.mark.parametrize("registry", [SCORES, CONTRASTS, REGULARIZERS, VIEWS])
+@pytest.mark.parametrize("registry", [SCORES, CONTRASTS, REGULARIZERS, TRANSFORMS, VIEWS])
 def test_docstrings_say_what_a_reader_needs(registry: Any) -> None:
     for name, cls in registry.classes.items():
         text = cls.__doc__ or ""

@@ -46,7 +46,6 @@ OBJECTIVES: dict[str, Any] = {
     "sogclr": {"contrast": {"name": "sogclr", "rho": 6.5}, "temperature": {"init": 0.1, "learn": True}},
     "isogclr": {"contrast": {"name": "isogclr", "tau": 0.05}, "negatives": "distinct"},
     "cuaxu": "cuaxu",
-    "matryoshka": {"transform": {"name": "matryoshka", "dims": [2, 6], "weights": [0.5, 1.0]}, **PAIR},
     "soft": {"targets": {"name": "soft", "by": TEACHER}, **PAIR},
     "congrat": {"targets": {"name": "congrat", "by": "teacher.text", "alpha": 0.4}},
     "neighbours": {"targets": {"name": "neighbours", "by": "image", "k": 3}, "temperature": {"init": 0.3}},
@@ -81,6 +80,12 @@ OBJECTIVES: dict[str, Any] = {
         {"regularize": name}
         for name in ("koleo", "variance", "covariance", "barlow", "consistency", "cross_uniformity")
     ],
+    "matryoshka": {"transform": {"name": "matryoshka", "dims": [2, 4, 6], "weights": [1.0, 0.5, 0.2]}},
+    "whitening": {"transform": {"name": "whitening", "groups": 3}},
+    "swap": {"transform": {"name": "swap", "p": 0.5, "pair": ["audio", "image"]}},
+    "mixup": {"transform": {"name": "mixup", "p": 0.9, "alpha": 1.0}},
+    "mixup, distinct": {"transform": {"name": "mixup", "p": 1.0, "alpha": 1.0}, "negatives": "distinct"},
+    "heads": {"transform": {"name": "heads", "modalities": ["image", "text"], "hidden": 4}},
 }
 
 

@@ -20,7 +20,8 @@ class Softmax(Contrast):
 
     with logits :math:`z = s/\tau`, the row's positive p, its candidates :math:`C_i \ni p` and the label smoothing
     :math:`\varepsilon`. With several positives :math:`P_i` (`targets: shared`), :math:`z_{ip}` is their mean (SupCon's
-    "out" form), or :math:`\log \frac{1}{|P_i|} \sum_{p \in P_i} e^{z_{ip}}` (its "in" form).
+    "out" form), or :math:`\log \frac{1}{|P_i|} \sum_{p \in P_i} e^{z_{ip}}` (its "in" form). Where the target is a
+    distribution (rows that are mixtures), :math:`z_{ip}` is its expected logit.
 
     Use when: the default; batches of some hundreds and more.
     Range: [0, inf) without label smoothing; log(columns) at chance.
@@ -74,7 +75,8 @@ class Softmax(Contrast):
                 target = (z + side["positives"]) / (1 + side["count"])
             else:
                 target = torch.logaddexp(z, side["positives"]) - (1 + side["count"]).log()
+        mass = torch.ones_like(z) if side.mass is None else side.mass
         if self.label_smoothing:
             mean = (side["sum"] + z) / (side.others + 1)
-            target = (1 - self.label_smoothing) * target + self.label_smoothing * mean
-        return everyone - target
+            target = (1 - self.label_smoothing) * target + self.label_smoothing * mass * mean
+        return mass * everyone - target

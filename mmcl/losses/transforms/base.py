@@ -1,11 +1,16 @@
 """What is done with embeddings before a term sees them."""
 
+import zlib
 from abc import abstractmethod
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import PlainValidator, SerializeAsAny
-from torch import nn
+from torch import Tensor, nn
 
+from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings
 
@@ -14,14 +19,39 @@ class EmbeddingTransform(nn.Module):
     """Other embeddings of the same batch.
 
     It sees the gathered record of the whole batch, so that what it draws and what it averages do not depend on the
-    number of processes; draws come from `Embeddings.generator`. It returns records and their weights: a term is the
-    weighted sum of its values for them.
+    number of processes; draws come from `generator`. It returns records and their weights: a term is the weighted sum
+    of its values for them. What it does not know it leaves as it is.
     """
+
+    mixes: ClassVar[bool] = False
+    """Whether its rows are mixtures of several, so that targets must be, too."""
 
     @abstractmethod
     def forward(self, embeddings: Embeddings) -> list[tuple[float, Embeddings]]:
         """Records, and their weights in the term."""
 
+    def generator(self, embeddings: Embeddings, *words: str | int) -> torch.Generator:
+        """A generator for what is drawn in this step; ``words`` tell the draws of a transform apart."""
+        name = " ".join(map(str, (type(self).__name__, *words)))
+        return embeddings.generator(zlib.crc32(name.encode()))
+
 
 TRANSFORMS: Registry[EmbeddingTransform] = Registry("transform")
 TransformPart = Annotated[SerializeAsAny[Part], PlainValidator(TRANSFORMS.check)]
+
+
+def with_vectors(embeddings: Embeddings, vectors: Mapping[str, Tensor], **more: Any) -> Embeddings:
+    """The record with other vectors of all rows, and so of this process's."""
+    return replace(embeddings, all=vectors, local={m: x[embeddings.own] for m, x in vectors.items()}, **more)
+
+
+def known(name: str, said: list[str], embeddings: Embeddings) -> list[str]:
+    """The modalities that a transform was told.
+
+    Raises:
+        MmclError: there are none of that name.
+    """
+    for m in said:
+        if m not in embeddings.all:
+            raise MmclError(f"{name}: {m!r} is not among {list(embeddings.all)}.")
+    return said

@@ -1,12 +1,11 @@
 """Matryoshka: the first coordinates alone are an embedding too."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 
 from mmcl.errors import MmclError
-from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, with_vectors
 from mmcl.types import Embeddings
 
 
@@ -53,13 +52,6 @@ class Matryoshka(EmbeddingTransform):
         if max(self.dims) > width:
             raise MmclError(f"matryoshka: embeddings have {width} coordinates, fewer than {max(self.dims)}.")
         return [
-            (
-                weight,
-                replace(
-                    embeddings,
-                    all={m: x[:, :dim] for m, x in embeddings.all.items()},
-                    local={m: x[:, :dim] for m, x in embeddings.local.items()},
-                ),
-            )
+            (weight, with_vectors(embeddings, {m: x[:, :dim] for m, x in embeddings.all.items()}))
             for dim, weight in zip(self.dims, self.weights, strict=True)
         ]
