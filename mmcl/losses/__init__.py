@@ -19,8 +19,10 @@ from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, pre
 from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
 from mmcl.losses.regularizers.consistency import Consistency
+from mmcl.losses.regularizers.distillation import Instance, Structure
 from mmcl.losses.regularizers.koleo import Koleo
 from mmcl.losses.regularizers.moments import Barlow, Covariance, Variance
+from mmcl.losses.regularizers.score_matrix import ScoreMatrix
 from mmcl.losses.regularizers.uniformity import CrossUniformity, Uniformity
 from mmcl.losses.scores.cosine import Cosine
 from mmcl.losses.scores.gram import Gram, Span
@@ -57,6 +59,7 @@ __all__ = [
     "Gram",
     "HardNegative",
     "Hinge",
+    "Instance",
     "Kernel",
     "Koleo",
     "Lorentz",
@@ -72,6 +75,7 @@ __all__ = [
     "RegularizerTerm",
     "Rotating",
     "Score",
+    "ScoreMatrix",
     "Side",
     "Sigmoid",
     "Softmax",
@@ -79,6 +83,7 @@ __all__ = [
     "Spectral",
     "Star",
     "Statistic",
+    "Structure",
     "Symile",
     "Temperature",
     "TemperatureSpec",
