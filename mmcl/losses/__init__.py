@@ -23,6 +23,7 @@ from mmcl.losses.regularizers.distillation import Instance, Structure
 from mmcl.losses.regularizers.koleo import Koleo
 from mmcl.losses.regularizers.moments import Barlow, Covariance, Variance
 from mmcl.losses.regularizers.score_matrix import ScoreMatrix
+from mmcl.losses.regularizers.swapped import Swapped
 from mmcl.losses.regularizers.uniformity import CrossUniformity, Uniformity
 from mmcl.losses.scores.cosine import Cosine
 from mmcl.losses.scores.gram import Gram, Span
@@ -84,6 +85,7 @@ __all__ = [
     "Star",
     "Statistic",
     "Structure",
+    "Swapped",
     "Symile",
     "Temperature",
     "TemperatureSpec",
