@@ -20,6 +20,7 @@ from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
 from mmcl.losses.regularizers.consistency import Consistency
 from mmcl.losses.regularizers.distillation import Instance, Structure
+from mmcl.losses.regularizers.entailment import Entailment
 from mmcl.losses.regularizers.koleo import Koleo
 from mmcl.losses.regularizers.moments import Barlow, Covariance, Variance
 from mmcl.losses.regularizers.score_matrix import ScoreMatrix
@@ -56,6 +57,7 @@ __all__ = [
     "Debiased",
     "Decoupled",
     "EmbeddingTransform",
+    "Entailment",
     "Focal",
     "Gram",
     "HardNegative",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.base import LossOutput
 from mmcl.losses.line import Line, LineSpec
-from mmcl.losses.regularizers.base import RegularizerSpec
+from mmcl.losses.regularizers.base import RegularizerSpec, RegularizerTerm
 from mmcl.losses.term import TermSpec
 from mmcl.types import Embeddings
 
@@ -85,6 +85,9 @@ class Objective(nn.Module):
         titles = [spec.title for spec in specs]
         self.titles = [t if titles.count(t) == 1 else f"{t}_{i}" for i, t in enumerate(titles)]
         self.terms = nn.ModuleList(spec.build(dim) for spec in specs)
+        for _, term in self:
+            if isinstance(term, RegularizerTerm):
+                term.regularizer.meet([line for _, line in self])
 
     def forward(
         self,
