@@ -18,6 +18,7 @@ from mmcl.losses.diagnostics import diagnostics, gradient_norms
 from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets
 from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
+from mmcl.losses.regularizers.clusters import Clusters
 from mmcl.losses.regularizers.consistency import Consistency
 from mmcl.losses.regularizers.distillation import Instance, Structure
 from mmcl.losses.regularizers.entailment import Entailment
@@ -49,6 +50,7 @@ __all__ = [
     "Alignment",
     "Barlow",
     "Cacr",
+    "Clusters",
     "Consistency",
     "Contrast",
     "Cosine",
