@@ -23,6 +23,7 @@ from mmcl.losses.regularizers.consistency import Consistency
 from mmcl.losses.regularizers.distillation import Instance, Structure
 from mmcl.losses.regularizers.entailment import Entailment
 from mmcl.losses.regularizers.koleo import Koleo
+from mmcl.losses.regularizers.matching import Matching
 from mmcl.losses.regularizers.moments import Barlow, Covariance, Variance
 from mmcl.losses.regularizers.score_matrix import ScoreMatrix
 from mmcl.losses.regularizers.swapped import Swapped
@@ -71,6 +72,7 @@ __all__ = [
     "LossOutput",
     "Margin",
     "Mask",
+    "Matching",
     "Matryoshka",
     "Objective",
     "ObjectiveSpec",
