@@ -19,7 +19,7 @@ from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, pre
 from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
 from mmcl.losses.regularizers.clusters import Clusters
-from mmcl.losses.regularizers.consistency import Consistency
+from mmcl.losses.regularizers.consistency import Care, Consistency
 from mmcl.losses.regularizers.distillation import Instance, Structure
 from mmcl.losses.regularizers.entailment import Entailment
 from mmcl.losses.regularizers.koleo import Koleo
@@ -51,6 +51,7 @@ __all__ = [
     "Alignment",
     "Barlow",
     "Cacr",
+    "Care",
     "Clusters",
     "Consistency",
     "Contrast",
