@@ -183,7 +183,7 @@ def test_what_is_no_batch_is_refused(pair: dict[str, Tensor]) -> None:
 def test_every_preset_builds() -> None:
     assert presets()
     for name in presets():
-        assert isinstance(Objective(check_objective(name)), Objective)
+        assert isinstance(Objective(check_objective(name), dim=8), Objective)
 
 
 def test_check_objective_raises_what_a_recipe_shows() -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import mmcl
 from mmcl import distributed, workflow
+from mmcl.losses import Objective
 from mmcl.model import MultiTower
 from mmcl.recipe import Recipe, dump_yaml
 from mmcl.towers import Tower
@@ -23,6 +25,7 @@ from mmcl.types import Batch, Transform
 from tests.distributed_worker import run_processes
 
 ROWS, DIM = 11, 6  # 11 rows: unequal shares on 2 and on 3 processes
+STEPS = 2  # what remembers something shows it in the second
 MODALITIES = ("image", "text", "audio")
 OBJECTIVES: dict[str, Any] = {
     "clip": "clip",
@@ -42,6 +45,20 @@ OBJECTIVES: dict[str, Any] = {
         {"regularize": name}
         for name in ("koleo", "variance", "covariance", "barlow", "consistency", "cross_uniformity")
     ],
+    "distillation": [
+        {"regularize": {"name": "instance", "teachers": {"text": "teacher.audio"}}},
+        {"regularize": {"name": "structure", "teachers": {"text": "teacher.text", "audio": "teacher.audio"}}},
+        {"regularize": {"name": "structure", "teachers": {"text": "teacher.text"}, "kind": "cosines"}},
+        {"regularize": {"name": "score_matrix", "teachers": {"text": "teacher.text", "image": "teacher.image"}}},
+    ],
+    "swapped": {"regularize": "swapped"},
+    "swapped views": {"regularize": {"name": "swapped", "views": {"text": "image"}, "pairs": [["text", "audio"]]}},
+    "meru": "meru",
+    "clusters": {"regularize": {"name": "clusters", "clusters": 3, "momentum": 0.5}},
+    "matching": [
+        {"regularize": {"name": "matching", "score": "gram", "hidden": 5}},
+        {"regularize": {"name": "matching", "anchor": "image", "others": ["text"], "hidden": 5}},
+    ],
 }
 
 
@@ -56,36 +73,62 @@ def whole_batch() -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
     return vectors, present, ["a", "b", "a", "c", "d", "e", "f", "a", "g", "g", "h"]
 
 
+def teachers() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Vectors of teachers, two of them wider than the students, and which rows they have."""
+    vectors, present, _ = whole_batch()
+    wide = {f"teacher.{m}": torch.cat([vectors[m], torch.randn(ROWS, 3)], 1) for m in ("text", "image")}
+    there = {"teacher.image": torch.arange(ROWS) != 4}
+    return {**wide, "teacher.audio": torch.randn(ROWS, DIM)}, there | {"teacher.text": present["text"]}
+
+
+def built(name: str) -> Objective:
+    torch.manual_seed(5)  # of heads: every process has the same
+    return mmcl.objective(OBJECTIVES[name], dim=DIM).double()
+
+
+def state(objective: Objective) -> dict[str, Tensor]:
+    return {f"t{i}": p.grad for i, p in enumerate(objective.parameters())} | {
+        f"b{i}": b.clone() for i, b in enumerate(objective.buffers())
+    }
+
+
 def single(name: str) -> dict[str, Tensor]:
     vectors, present, keys = whole_batch()
+    extras, there = teachers()
     leaves = {m: x.clone().requires_grad_() for m, x in vectors.items()}
-    objective = mmcl.objective(OBJECTIVES[name]).double()
-    out = objective(leaves, present=present, keys=keys)
-    out.total.backward()
-    temperatures = {f"t{i}": p.grad for i, p in enumerate(objective.parameters())}
-    return {"loss": out.total.detach(), **{m: x.grad for m, x in leaves.items()}, **temperatures}
+    objective, losses = built(name), []
+    for step in range(STEPS):
+        out = objective(leaves, present=present | there, keys=keys, extras=extras, step=step)
+        out.total.backward()
+        losses.append(out.total.detach())
+        objective.after_step_()
+    return {"loss": torch.stack(losses), **{m: x.grad for m, x in leaves.items()}, **state(objective)}
 
 
 def one_of_many() -> dict[str, dict[str, Tensor]]:
     """What `single` computes, by this process's share of the rows and the step's own gathering."""
     vectors, present, keys = whole_batch()
+    extras, known = teachers()
     offset, count = distributed.share(ROWS, distributed.rank(), distributed.world_size())
     own = slice(offset, offset + count)
     ids = torch.tensor([sorted(set(keys)).index(key) for key in keys])
     batch = Batch({}, {m: p[own] for m, p in present.items()}, keys[own], ids[own], ROWS, offset, [])
     results = {}
-    for name, said in OBJECTIVES.items():
-        objective = mmcl.objective(said).double()
+    for name in OBJECTIVES:
+        objective, losses = built(name), []
         leaves = {m: x[own][present[m][own]].clone().requires_grad_() for m, x in vectors.items()}
         there = {m: x for m, x in leaves.items() if x.shape[0]}
-        out = objective(gathered(there, batch, MODALITIES, DIM, torch.device("cpu")))
-        (out.total * distributed.world_size()).backward()  # as the step does, for DDP's mean
+        for step in range(STEPS):
+            e = gathered(there, batch, MODALITIES, DIM, torch.device("cpu"))
+            out = objective(replace(e, extras=extras, present={**e.present, **known}, step=step))
+            (out.total * distributed.world_size()).backward()  # as the step does, for DDP's mean
+            losses.append(distributed.total(out.total.detach()))
+            objective.after_step_()
         distributed.average_gradients(objective.parameters())
         full = {m: torch.zeros(count, DIM, dtype=torch.float64) for m in MODALITIES}
         for m, x in there.items():
             full[m][present[m][own]] = x.grad / distributed.world_size()
-        temperatures = {f"t{i}": p.grad for i, p in enumerate(objective.parameters())}
-        results[name] = {"loss": distributed.total(out.total.detach()), **full, **temperatures}
+        results[name] = {"loss": torch.stack(losses), **full, **state(objective)}
     results["ddp"] = absent_on_one_process()
     x = torch.ones(2, requires_grad=True)
     (distributed.total(x).log().sum() / distributed.world_size()).backward()
