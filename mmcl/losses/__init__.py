@@ -31,9 +31,15 @@ from mmcl.losses.negatives.sink import Null
 from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets
 from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
-from mmcl.losses.regularizers.consistency import Consistency
+from mmcl.losses.regularizers.clusters import Clusters
+from mmcl.losses.regularizers.consistency import Care, Consistency
+from mmcl.losses.regularizers.distillation import Instance, Structure
+from mmcl.losses.regularizers.entailment import Entailment
 from mmcl.losses.regularizers.koleo import Koleo
+from mmcl.losses.regularizers.matching import Matching
 from mmcl.losses.regularizers.moments import Barlow, Covariance, Variance
+from mmcl.losses.regularizers.score_matrix import ScoreMatrix
+from mmcl.losses.regularizers.swapped import Swapped
 from mmcl.losses.regularizers.uniformity import CrossUniformity, Uniformity
 from mmcl.losses.scores.cosine import Cosine
 from mmcl.losses.scores.gram import Gram, Span
@@ -74,6 +80,8 @@ __all__ = [
     "Barlow",
     "Cacr",
     "Captions",
+    "Care",
+    "Clusters",
     "Congrat",
     "Consistency",
     "Contrast",
@@ -85,6 +93,7 @@ __all__ = [
     "Decoupled",
     "Distinct",
     "EmbeddingTransform",
+    "Entailment",
     "Focal",
     "Graded",
     "Gram",
@@ -95,6 +104,7 @@ __all__ = [
     "Identity",
     "InBatch",
     "InModal",
+    "Instance",
     "Isogclr",
     "Kernel",
     "Koleo",
@@ -102,6 +112,7 @@ __all__ = [
     "LossOutput",
     "Margin",
     "Mask",
+    "Matching",
     "Matryoshka",
     "Mixed",
     "Mixup",
@@ -124,6 +135,7 @@ __all__ = [
     "RegularizerTerm",
     "Rotating",
     "Score",
+    "ScoreMatrix",
     "Shared",
     "Side",
     "Sigmoid",
@@ -134,7 +146,9 @@ __all__ = [
     "Spectral",
     "Star",
     "Statistic",
+    "Structure",
     "Swap",
+    "Swapped",
     "Symile",
     "Targets",
     "Temperature",

@@ -16,7 +16,7 @@ from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.base import LossOutput
 from mmcl.losses.line import Line, LineSpec
 from mmcl.losses.multiview.base import MultiViewSpec
-from mmcl.losses.regularizers.base import RegularizerSpec
+from mmcl.losses.regularizers.base import RegularizerSpec, RegularizerTerm
 from mmcl.losses.term_spec import TermSpec
 from mmcl.types import Embeddings
 
@@ -87,6 +87,9 @@ class Objective(nn.Module):
         titles = [spec.title for spec in specs]
         self.titles = [t if titles.count(t) == 1 else f"{t}_{i}" for i, t in enumerate(titles)]
         self.terms = nn.ModuleList(spec.build(dim) for spec in specs)
+        for _, term in self:
+            if isinstance(term, RegularizerTerm):
+                term.regularizer.meet([line for _, line in self])
 
     def forward(
         self,

@@ -1,6 +1,7 @@
 """Regularizers against float64 references written from the equations, their limits, and rows that are missing."""
 
 import math
+from contextlib import nullcontext
 from itertools import combinations, permutations
 from typing import Any
 
@@ -11,10 +12,31 @@ from torch import Tensor
 
 import mmcl
 from mmcl.errors import MmclError
-from mmcl.losses import REGULARIZERS
+from mmcl.losses import REGULARIZERS, Objective
 
 N, D = 9, 5
 TWO = [name for name, cls in REGULARIZERS.classes.items() if cls.least == 2]
+TAUGHT = {"teachers": {"text": "teacher.text", "image": "teacher.image"}}
+SAID: dict[str, Any] = {  # what cannot be left out
+    "care": {"pairs": [["text", "image"]]},
+    "instance": TAUGHT,
+    "structure": TAUGHT,
+    "score_matrix": TAUGHT,
+}
+# their references stand in test_distillation, test_swapped, test_entailment, test_clusters and test_matching
+OF_THEIR_OWN = {"instance", "structure", "score_matrix", "swapped", "entailment", "clusters", "matching"}
+
+
+def made(name: str) -> Objective:
+    """A regularizer alone; `entailment` has the term from which it takes its space beside it, without weight."""
+    torch.manual_seed(0)
+    beside = [{"score": "lorentz", "weight": 0.0}] if name == "entailment" else []
+    return mmcl.objective([{"regularize": {"name": name, **SAID.get(name, {})}}, *beside], dim=D)
+
+
+def teachers(rows: int = N) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {f"teacher.{m}": torch.randn(rows, D, generator=generator) for m in ("text", "image")}
 
 
 def vectors(rows: int = N, modalities: tuple[str, ...] = ("text", "image")) -> dict[str, Tensor]:
@@ -74,18 +96,23 @@ REFERENCES: dict[str, tuple[Any, bool]] = {  # and whether it sees unit vectors
     "cross_uniformity": (cross_uniformity, True),
     "koleo": (one_each(koleo), True),
     "consistency": (consistency, True),
+    "care": (lambda x, y: float(((x @ x.T - y @ y.T) ** 2).sum()) / len(x) ** 2, True),
     "variance": (one_each(variance), False),
     "covariance": (one_each(covariance), False),
     "barlow": (barlow, False),
 }
 
 
-@pytest.mark.parametrize("name", REGULARIZERS.classes)
+def test_every_regularizer_has_a_reference() -> None:
+    assert {*REFERENCES, *OF_THEIR_OWN} == set(REGULARIZERS.classes)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
 def test_values_and_gradients(name: str) -> None:
     reference, on_sphere = REFERENCES[name]
     x = vectors()
     seen = [F.normalize(t.detach(), dim=1) if on_sphere else t.detach() for t in x.values()]
-    objective = mmcl.objective({"regularize": name})
+    objective = made(name)
     assert objective(x).total.item() == pytest.approx(reference(*seen), rel=1e-6)
     assert torch.autograd.gradcheck(lambda a, b: objective({"text": a, "image": b}).total, tuple(x.values()))
 
@@ -94,10 +121,11 @@ def test_values_and_gradients(name: str) -> None:
 def test_rows_that_are_missing_change_nothing(name: str) -> None:
     x = vectors()
     there = torch.arange(N) < 6
-    objective = mmcl.objective({"regularize": name})
-    total = objective(x, present={"text": there, "image": there}).total
+    objective, taught = made(name).double(), teachers()
+    total = objective(x, present={"text": there, "image": there}, extras=taught).total
     total.backward()
-    expected = objective({m: t[:6].detach() for m, t in x.items()}).total
+    few = {m: t[:6].detach() for m, t in x.items()}
+    expected = objective(few, extras={m: t[:6] for m, t in taught.items()}).total
     torch.testing.assert_close(total, expected)
     assert all(t.grad is not None and t.grad[6:].abs().max() == 0 for t in x.values())
 
@@ -107,7 +135,7 @@ def test_rows_that_are_missing_change_nothing(name: str) -> None:
 def test_fewer_than_two_rows_add_exactly_zero(name: str, rows: int) -> None:
     x = vectors()
     there = torch.arange(N) < rows
-    total = mmcl.objective({"regularize": name})(x, present={"text": there, "image": there}).total
+    total = made(name).double()(x, present={"text": there, "image": there}, extras=teachers()).total
     total.backward()
     assert total == 0
     assert all(t.grad is not None and t.grad.abs().max() == 0 for t in x.values())
@@ -118,10 +146,39 @@ def test_fewer_than_two_rows_add_exactly_zero(name: str, rows: int) -> None:
 def test_finite_at_collapse(name: str, dtype: torch.dtype) -> None:
     for base in (torch.ones(6, D), torch.zeros(6, D), torch.randn(3, D).repeat(2, 1)):
         x = {m: base.to(dtype).clone().requires_grad_() for m in ("text", "image")}
-        total = mmcl.objective({"regularize": name})(x).total
+        total = made(name)(x, extras=teachers(6)).total
         total.backward()
         assert total.isfinite()
         assert all(t.grad is not None and t.grad.isfinite().all() for t in x.values())
+
+
+@pytest.mark.parametrize("name", REGULARIZERS.classes)
+def test_no_rows_at_all_are_zero(name: str) -> None:
+    x = {m: t[:0].detach().requires_grad_() for m, t in vectors().items()}
+    total = made(name).double()(x, extras=teachers(0)).total
+    total.backward()
+    assert total == 0
+    assert all(t.grad is not None for t in x.values())  # a process without rows takes part in backward, too
+
+
+@pytest.mark.parametrize("name", REGULARIZERS.classes)
+def test_autocast_changes_nothing(name: str) -> None:
+    x, objective = {m: t.detach().float() for m, t in vectors().items()}, made(name)
+    plain = objective(x, extras=teachers()).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(objective(x, extras=teachers()).total, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", REGULARIZERS.classes)
+def test_nothing_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without values refuse to be looked at, for which a host would wait on a GPU."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
+    objective = made(name).to("meta")
+    x = {m: torch.empty(N, D, device="meta", requires_grad=True) for m in ("text", "image")}
+    there = {m: torch.ones(N, dtype=torch.bool, device="meta") for m in x}
+    total = objective(x, present=there, extras={m: t.to("meta") for m, t in teachers().items()}).total
+    total.backward()
+    assert all(t.grad is not None for t in x.values())
 
 
 def test_uniformity_is_zero_at_collapse_and_bounded_below() -> None:
@@ -164,4 +221,4 @@ def test_modalities_that_are_not_there_are_told() -> None:
             mmcl.objective({"regularize": said})(vectors())
     for name in TWO:
         with pytest.raises(MmclError, match="it compares 2 modalities"):
-            mmcl.objective({"regularize": name})({"text": torch.eye(3)})
+            made(name)({"text": torch.eye(3)})

@@ -21,7 +21,7 @@ from mmcl.model import MultiTower
 from mmcl.recipe import Recipe, dump_yaml
 from mmcl.towers import Tower
 from mmcl.training.loop import gathered
-from mmcl.types import Batch, Transform
+from mmcl.types import Batch, Transform, sample_id
 from tests.distributed_worker import run_processes
 
 ROWS, DIM = 11, 6  # 11 rows: unequal shares on 2 and on 3 processes
@@ -29,6 +29,7 @@ TOWERS = ("image", "text", "audio")
 MODALITIES = (*TOWERS, "text.2", "image.wrong")  # with copies, which only some objectives look at
 TEACHER = {"text": "teacher.text", "image": "teacher.image"}
 PAIR = {"pairs": [["text", "image"]]}
+STEPS = 2  # what remembers something shows it in the second
 OBJECTIVES: dict[str, Any] = {
     "clip": "clip",
     "distinct": {"negatives": "distinct", "contrast": {"name": "softmax", "label_smoothing": 0.1}},
@@ -86,6 +87,20 @@ OBJECTIVES: dict[str, Any] = {
     "mixup": {"transform": {"name": "mixup", "p": 0.9, "alpha": 1.0}},
     "mixup, distinct": {"transform": {"name": "mixup", "p": 1.0, "alpha": 1.0}, "negatives": "distinct"},
     "heads": {"transform": {"name": "heads", "modalities": ["image", "text"], "hidden": 4}},
+    "distillation": [
+        {"regularize": {"name": "instance", "teachers": {"text": "teacher.audio"}}},
+        {"regularize": {"name": "structure", "teachers": {"text": "teacher.text", "audio": "teacher.audio"}}},
+        {"regularize": {"name": "structure", "teachers": {"text": "teacher.text"}, "kind": "cosines"}},
+        {"regularize": {"name": "score_matrix", "teachers": {"text": "teacher.text", "image": "teacher.image"}}},
+    ],
+    "swapped": {"regularize": "swapped"},
+    "swapped views": {"regularize": {"name": "swapped", "views": {"text": "image"}, "pairs": [["text", "audio"]]}},
+    "meru": "meru",
+    "clusters": {"regularize": {"name": "clusters", "clusters": 3, "momentum": 0.5}},
+    "matching": [
+        {"regularize": {"name": "matching", "score": "gram", "hidden": 5}},
+        {"regularize": {"name": "matching", "anchor": "image", "others": ["text"], "hidden": 5}},
+    ],
 }
 
 
@@ -103,32 +118,36 @@ def whole_batch() -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
 
 
 def extras() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What else is known of all rows, and which of them have it."""
-    generator = torch.Generator().manual_seed(4)
-    known = {f"teacher.{m}": torch.randn(ROWS, 4, dtype=torch.float64, generator=generator) for m in ("text", "image")}
-    known["grade"] = torch.rand(ROWS, dtype=torch.float64, generator=generator) + 1
-    present = {name: torch.ones(ROWS, dtype=torch.bool) for name in known}
-    present["teacher.text"][8] = False
-    return known, present
+    """What else is known of all rows, vectors of teachers (two wider than the students) and a grade, and who has it."""
+    vectors, present, _ = whole_batch()
+    wide = {f"teacher.{m}": torch.cat([vectors[m], torch.randn(ROWS, 3)], 1) for m in ("text", "image")}
+    known = {**wide, "teacher.audio": torch.randn(ROWS, DIM), "grade": torch.rand(ROWS, dtype=torch.float64) + 1}
+    everywhere = {name: torch.ones(ROWS, dtype=torch.bool) for name in known}
+    return known, everywhere | {"teacher.image": torch.arange(ROWS) != 4, "teacher.text": present["text"]}
 
 
-def made(name: str) -> Objective:
-    torch.manual_seed(5)  # of parts that have weights
+def built(name: str) -> Objective:
+    torch.manual_seed(5)  # of parts that have weights: every process has the same
     return mmcl.objective(OBJECTIVES[name], DIM).double()
+
+
+def state(objective: Objective) -> dict[str, Tensor]:
+    return {f"t{i}": p.grad for i, p in enumerate(objective.parameters())} | {
+        f"b{i}": b.clone() for i, b in enumerate(objective.buffers())
+    }
 
 
 def single(name: str) -> dict[str, Tensor]:
     vectors, present, keys = whole_batch()
     known, known_of = extras()
     leaves = {m: x.clone().requires_grad_() for m, x in vectors.items()}
-    objective = made(name)
-    for step in range(2):
+    objective, losses = built(name), []
+    for step in range(STEPS):
         out = objective(leaves, present=present | known_of, keys=keys, extras=known, step=step)
-        if step == 0:
-            objective.after_step_()  # what is kept from step to step moves on
-    out.total.backward()
-    temperatures = {f"t{i}": p.grad for i, p in enumerate(objective.parameters())}
-    return {"loss": out.total.detach(), **{m: _zero_at_least(x) for m, x in leaves.items()}, **temperatures}
+        out.total.backward()
+        losses.append(out.total.detach())
+        objective.after_step_()
+    return {"loss": torch.stack(losses), **{m: _zero_at_least(x) for m, x in leaves.items()}, **state(objective)}
 
 
 def _zero_at_least(x: Tensor) -> Tensor:
@@ -139,29 +158,27 @@ def _zero_at_least(x: Tensor) -> Tensor:
 def one_of_many() -> dict[str, dict[str, Tensor]]:
     """What `single` computes, by this process's share of the rows and the step's own gathering."""
     vectors, present, keys = whole_batch()
+    known, known_of = extras()
     offset, count = distributed.share(ROWS, distributed.rank(), distributed.world_size())
     own = slice(offset, offset + count)
-    ids = torch.tensor([sorted(set(keys)).index(key) for key in keys])
+    ids = torch.tensor([sample_id(key) for key in keys])
     batch = Batch({}, {m: p[own] for m, p in present.items()}, keys[own], ids[own], ROWS, offset, [])
     results = {}
-    known, known_of = extras()
     for name in OBJECTIVES:
-        objective = made(name)
+        objective, losses = built(name), []
         leaves = {m: x[own][present[m][own]].clone().requires_grad_() for m, x in vectors.items()}
         there = {m: x for m, x in leaves.items() if x.shape[0]}
-        record = gathered(there, batch, MODALITIES, DIM, torch.device("cpu"))
-        record = replace(record, extras=known, present={**record.present, **known_of})
-        for step in range(2):
-            out = objective(replace(record, step=step))
-            if step == 0:
-                objective.after_step_()
-        (out.total * distributed.world_size()).backward()  # as the step does, for DDP's mean
+        for step in range(STEPS):
+            e = gathered(there, batch, MODALITIES, DIM, torch.device("cpu"))
+            out = objective(replace(e, extras=known, present={**e.present, **known_of}, step=step))
+            (out.total * distributed.world_size()).backward()  # as the step does, for DDP's mean
+            losses.append(distributed.total(out.total.detach()))
+            objective.after_step_()
         distributed.average_gradients(objective.parameters())
         full = {m: torch.zeros(count, DIM, dtype=torch.float64) for m in MODALITIES}
         for m, x in there.items():
             full[m][present[m][own]] = x.grad / distributed.world_size()
-        temperatures = {f"t{i}": p.grad for i, p in enumerate(objective.parameters())}
-        results[name] = {"loss": distributed.total(out.total.detach()), **full, **temperatures}
+        results[name] = {"loss": torch.stack(losses), **full, **state(objective)}
     results["ddp"] = absent_on_one_process()
     x = torch.ones(2, requires_grad=True)
     (distributed.total(x).log().sum() / distributed.world_size()).backward()

@@ -25,6 +25,10 @@ class Regularizer(ABC):
     least: ClassVar[int] = 1
     """How many modalities there must be."""
 
+    def meet(self, lines: Sequence[Line]) -> None:
+        """See all lines of the objective, once they are built. Most share nothing with any of them."""
+        return
+
     @abstractmethod
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part: parts of all processes sum to the value of the global batch."""
@@ -57,9 +61,8 @@ class RegularizerSpec(LineSpec):
         least = REGULARIZERS.classes[self.regularize.name].least
         if len(plain(modalities)) < least:
             raise MmclError(f"it compares {least} modalities; got {modalities}.")
-        said: list[str] = getattr(self.regularize, "modalities", None) or []
         pairs: list[tuple[str, str]] = getattr(self.regularize, "pairs", None) or []
-        for m in [*said, *(m for pair in pairs for m in pair)]:
+        for m in [*_spoken_of(self.regularize), *(m for pair in pairs for m in pair)]:
             if m not in modalities:
                 raise MmclError(f"{m!r} is not among {modalities}.")
         for pair in pairs:
@@ -82,6 +85,18 @@ class RegularizerTerm(Line):
         """This process's part."""
         with full_precision(embeddings.ids.device):
             return self.regularizer(embeddings)
+
+
+def _spoken_of(part: Part) -> list[str]:
+    """Modalities that a part's arguments name, but for its pairs."""
+    said: list[str] = [m for name in ("modalities", "others", "teachers") for m in getattr(part, name, None) or []]
+    said += [m for pair in (getattr(part, "views", None) or {}).items() for m in pair]
+    return [*said, *(getattr(part, name) for name in ("anchor", "general") if hasattr(part, name))]
+
+
+def at_least_two(valid: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+    """Rows to compute with: all where fewer than two are valid, whose finite value is then thrown away."""
+    return valid | (valid.sum() < 2)
 
 
 def share(e: Embeddings) -> float:

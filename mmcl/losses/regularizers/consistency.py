@@ -70,3 +70,38 @@ class Consistency(Regularizer):
             return 0.5 * total / both.sum().clamp(min=1).square() * share(e)
 
         return over_pairs(e, self.pairs, value)
+
+
+@REGULARIZERS.register("care")
+class Care(Consistency):
+    r"""Similarities that are the same in two views: one has become the other by a rotation of the sphere.
+
+    .. math:: \frac{1}{n^2}\sum_{ij} (x_i^\top x_j - y_i^\top y_j)^2
+
+    over the unit vectors x and y of two views that differ by one and the same change for all samples. It is
+    `consistency` without its second part, and of pairs that are named.
+
+    Use when: what a change does to a sample should be seen in its embedding, and not be forgotten.
+    Cost: as `consistency`.
+    Range: [0, 4].
+    Differs from the paper: mean over all entries, the diagonal (zero) among them.
+    Related: `consistency`; `structure` has a teacher in place of the second view.
+
+    Args:
+        pairs: of views, such as `[[image, image.2]]`.
+
+    Reference:
+        Gupta et al., "Structuring Representation Geometry with Rotationally Equivariant Contrastive Learning", ICLR
+        2024, Eq. 3 (https://arxiv.org/abs/2306.13924).
+
+    Example:
+        >>> x = torch.nn.functional.normalize(torch.randn(6, 4), dim=-1)
+        >>> rotation = torch.linalg.qr(torch.randn(4, 4)).Q
+        >>> bool(Care([("a", "a.2")])(Embeddings.single({"a": x, "a.2": x @ rotation})) < 1e-6)
+        True
+    """
+
+    least = 1
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        super().__init__(cross_modal=0.0, pairs=pairs)
