@@ -6,6 +6,7 @@ resident, above what was before (inputs among it) and above the gradients that a
 
     python benchmarks/objectives.py [--only NAME] [--quick] [--json FILE]
     python benchmarks/objectives.py --table docs/objectives.json     # cost against batch and modalities, for the docs
+    python benchmarks/objectives.py --plot docs/objectives.json      # its picture, docs/objectives.png, and its table
 """
 
 import argparse
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from figures import Figure, spread
@@ -197,11 +200,38 @@ def table(path: Path, quick: bool) -> None:
     """Cost against batch and number of modalities."""
     batches, numbers = ((256, 512), (2, 3)) if quick else ((1024, 2048, 4096, 8192, 16384, 32768), (2, 3, 4, 5, 6))
     found = []
-    for said, k, batch in [(s, k, b) for b in batches for k in numbers for s in ("gram_volume", "pairwise")]:
+    cells = [(b, k) for b in batches for k in numbers if b < 32768 or k < 4]  # minutes each beyond
+    for said, k, batch in [(s, k, b) for b, k in cells for s in ("gram_volume", "pairwise")]:
         mb, seconds = memory(STAR if said == "pairwise" else said, batch, k)
         found.append({"objective": said, "k": k, "batch": batch, "seconds": round(seconds, 3), "MB": round(mb)})
         print(found[-1], flush=True)
         path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def plot(path: Path) -> None:
+    """Picture of a table beside it, and the table in Markdown."""
+    found = json.loads(path.read_text())
+    numbers = sorted({row["k"] for row in found})
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for color, k in zip(plt.cm.viridis(np.linspace(0, 0.85, len(numbers))), numbers, strict=True):
+        for said, style in (("gram_volume", "-"), ("pairwise", ":")):
+            line = sorted((r["batch"], r["seconds"], r["MB"]) for r in found if (r["k"], r["objective"]) == (k, said))
+            for axis, column in zip(axes, (1, 2), strict=True):
+                label = f"{k} modalities" if said == "gram_volume" else None
+                axis.plot([r[0] for r in line], [r[column] for r in line], style, color=color, marker=".", label=label)
+    for axis, what in zip(axes, ("seconds, forward and backward", "extra memory, MB"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="batch", ylabel=what)
+        axis.set_xticks(ticks := sorted({row["batch"] for row in found}), [f"{t:,}" for t in ticks], minor=False)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].legend(title="gram (dotted: pairwise)")
+    figure.savefig(path.with_suffix(".png"), dpi=110)
+    print("| batch |" + "".join(f" {k}: gram | pairwise |" for k in numbers))
+    print("|---|" + "---|---|" * len(numbers))
+    cells = {(r["batch"], r["k"], r["objective"]): f"{r['seconds']:.3g} s, {r['MB']} MB" for r in found}
+    for batch in sorted({row["batch"] for row in found}):
+        row = (cells.get((batch, k, said), "") for k in numbers for said in ("gram_volume", "pairwise"))
+        print(f"| {batch:,} | " + " | ".join(row) + " |")
 
 
 FIGURES: dict[str, Callable[[bool], Iterator[Figure]]] = {"softmax": softmax, "gram": gram, "others": others}
@@ -214,11 +244,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small batches, to see that it works")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--table", type=Path, help="write cost against batch and modalities there, and nothing else")
+    parser.add_argument("--plot", type=Path, help="draw the table that --table wrote, and print it")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(2)
     if args.measure:
         measure(*json.loads(args.measure))
+    elif args.plot:
+        plot(args.plot)
     elif args.table:
         table(args.table, args.quick)
     else:

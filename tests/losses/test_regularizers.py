@@ -222,3 +222,14 @@ def test_modalities_that_are_not_there_are_told() -> None:
     for name in TWO:
         with pytest.raises(MmclError, match="it compares 2 modalities"):
             made(name)({"text": torch.eye(3)})
+
+
+def test_pairs_may_be_copies_of_one_modality() -> None:
+    torch.manual_seed(0)
+    x = {m: torch.randn(6, 4) for m in ("image", "image.2")}
+    found = mmcl.objective({"regularize": {"name": "alignment", "pairs": [["image", "image.2"]]}})(x).total
+    torch.testing.assert_close(
+        found, mmcl.objective({"regularize": "alignment"})({"a": x["image"], "b": x["image.2"]}).total
+    )
+    with pytest.raises(MmclError, match="compares 2 modalities"):
+        mmcl.objective({"regularize": "alignment"})(x)

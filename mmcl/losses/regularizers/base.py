@@ -59,9 +59,9 @@ class RegularizerSpec(LineSpec):
     def check(self, modalities: list[str]) -> None:
         """Refuse modalities with which it can do nothing."""
         least = REGULARIZERS.classes[self.regularize.name].least
-        if len(plain(modalities)) < least:
-            raise MmclError(f"it compares {least} modalities; got {modalities}.")
         pairs: list[tuple[str, str]] = getattr(self.regularize, "pairs", None) or []
+        if not pairs and len(plain(modalities)) < least:
+            raise MmclError(f"it compares {least} modalities; got {modalities}.")
         for m in [*_spoken_of(self.regularize), *(m for pair in pairs for m in pair)]:
             if m not in modalities:
                 raise MmclError(f"{m!r} is not among {modalities}.")
