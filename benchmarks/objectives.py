@@ -158,6 +158,8 @@ def softmax(quick: bool) -> Iterator[Figure]:
     products = floor(batch)
     _, _, shares = in_turns(lambda: timed(products), lambda: step(mine, x), runs)
     yield spread("  share of the floor, its matrix products alone", shares, "")
+    _, _, shares = in_turns(lambda: timed(products), lambda: step(theirs, x), runs)
+    yield spread("  the floor / open_clip.ClipLoss", shares, "")
     yield Figure(f"softmax B={batch}: extra memory", memory("clip", batch, 2)[0], "MB", 100)
     if not quick:
         mb, seconds = memory("clip", 32768, 2)

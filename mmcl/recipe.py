@@ -36,6 +36,20 @@ class CacheSpec(Spec):
         return default_cache(self.folder, self.gigabytes)
 
 
+class MixSpec(Spec):
+    """How rows of a modality are mixed."""
+
+    kind: Literal["cutmix", "mixup"] = "cutmix"
+    """A box of the other picture (`cutmix`), or both all over (`mixup`)."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Shares are drawn from Beta(alpha, alpha)."""
+    p: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """How many of the rows are mixed."""
+    group: Annotated[int, Field(ge=2)] = 16
+    """The other row is one of so many: blocks of the global batch that no process shares with another, so that any
+    number of processes draws the same."""
+
+
 class DataSpec(Spec):
     """What to train on."""
 
@@ -44,6 +58,8 @@ class DataSpec(Spec):
     copies: dict[str, Count] = {}
     """How many of a modality the objective sees of each sample, one unless told: `image`, `image.2` and so on. Pictures
     and sounds are augmented anew; copies of a text are further captions of the sample (`captions: all`)."""
+    mix: dict[str, MixSpec] = {}
+    """Modalities whose rows are mixed with other rows before the towers, with targets that follow (CutMix)."""
     batch_size: Count
     """Rows of the global batch, over all processes."""
     workers: Annotated[int, Field(ge=0)] = 2
@@ -140,7 +156,7 @@ class Recipe(Spec):
         self._copies_fit()
         for number, term in enumerate(self.objective):
             try:
-                term.fits(self.names, self.extras)
+                term.fits(self.names, self.extras, self.data.mix)
             except MmclError as error:
                 raise MmclError(f"objective.{number}: {error}") from None
         if self.training.ema is not None and not self.training.ema.evaluate and not self.averaged:
@@ -179,6 +195,9 @@ class Recipe(Spec):
                     "data.train.captions: all captions at once are copies of a text: say how many at most, as in "
                     "data.copies: {text: 5}, or take random or first."
                 )
+        for name in self.data.mix:
+            if name not in self.names:
+                raise MmclError(f"data.mix.{name}: it is not among {self.names}.")
         if len(self.names) < 2:
             raise MmclError(
                 f"towers: a contrast needs two modalities or more, or data.copies of one; got {list(self.towers)}."

@@ -74,13 +74,21 @@ class LineSpec(Spec):
         """Names that parts of the term look up among the extras (some may be modalities, held still)."""
         return _extras(self)
 
-    def fits(self, modalities: list[str], extras: Collection[str]) -> None:
+    def check_mixed(self, mixed: Collection[str], modalities: list[str]) -> None:
+        """Refuse rows of some modalities that are mixtures of two, where the term has no targets to be mixed too."""
+        if mixed:
+            raise MmclError(
+                f"rows of {', '.join(mixed)} are mixtures, and {self.title} has no targets to be mixed too."
+            )
+
+    def fits(self, modalities: list[str], extras: Collection[str], mixed: Collection[str] = ()) -> None:
         """Refuse a record with which the term can do nothing.
 
         Raises:
             MmclError: it lacks modalities or extras.
         """
         self.check(modalities)
+        self.check_mixed(mixed, modalities)
         for name in sorted(self.extras() - set(extras) - set(modalities)):
             how = "training.ema" if name.startswith("ema.") else "extras of the data"
             have = f"there are: {', '.join(sorted(extras))}" if extras else "there are none"

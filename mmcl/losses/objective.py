@@ -115,7 +115,7 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         for title, term in self:
             try:
-                term.spec.fits(list(embeddings.all), embeddings.extras)
+                term.spec.fits(list(embeddings.all), embeddings.extras, embeddings.mixed)
             except MmclError as error:
                 raise MmclError(f"objective: {title}: {error}") from None
         # a term that is switched off still touches its parameters, so that every process reduces the same gradients

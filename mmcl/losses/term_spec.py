@@ -1,5 +1,6 @@
 """What a recipe says of a term, and what cannot go together."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -105,11 +106,17 @@ class TermSpec(LineSpec):
         self._targets_fit(title)
         self._matrices_fit()
         if any(_class(part, TRANSFORMS).mixes for part in self.transform):
-            self.check_mixed()
+            self._targets_can_be_mixed()
         return self
 
-    def check_mixed(self) -> None:
+    def check_mixed(self, mixed: Collection[str], modalities: list[str]) -> None:
         """Refuse rows that are mixtures where targets cannot be."""
+        assert self.view is not None
+        view: View = self.view.build()
+        if any(m in mixed for edge in view.edges(modalities) for m in (edge.anchor, *edge.others, *edge.copies)):
+            self._targets_can_be_mixed()
+
+    def _targets_can_be_mixed(self) -> None:
         if not _class(self.contrast, CONTRASTS).soft:
             can = sorted(n for n, c in CONTRASTS.classes.items() if c.soft)
             raise MmclError(f"rows are mixtures, and {self.contrast.name} has one target a row: take {', '.join(can)}.")

@@ -19,6 +19,7 @@ from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
 from mmcl.model import Encoder, MultiTower, embedded, present_rows, tower_of
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, build_model
+from mmcl.training import mixing
 from mmcl.training.average import Average
 from mmcl.training.bad_samples import BadSamples, in_words
 from mmcl.training.progress import Metrics, ProgressLine, Row
@@ -67,6 +68,7 @@ class Trainer:
         self.model = build_model(recipe)
         self.names, self.averaged = recipe.names, recipe.averaged
         _check_copies(recipe, self.model)
+        _check_mixing(recipe, self.model)
         transforms = self.model.transforms(train=True)
         self.stream = Stream(
             recipe.data.sources,
@@ -160,8 +162,9 @@ class Trainer:
     def backward(self, batch: Batch) -> LossOutput:
         """Loss of a batch, and the gradients of the global batch on every process."""
         rows = present_rows(batch, self.names, self.device)
-        extras = self._extras(batch, rows)
-        embeddings = gathered(embedded(self.towers, rows), batch, self.names, self.model.dim, self.device, extras)
+        extras, mixed = self._extras(batch, rows), self._mix_(batch, rows)
+        vectors = embedded(self.towers, rows)
+        embeddings = gathered(vectors, batch, self.names, self.model.dim, self.device, extras, mixed)
         embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
         out = self.objective(embeddings)
         if self._logged(self.step + 1):
@@ -173,6 +176,18 @@ class Trainer:
         distributed.average_gradients(self.objective.parameters())
         self.bad.note(batch, self.step)
         return out
+
+    def _mix_(self, batch: Batch, rows: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mix rows before the towers; partners and weights of this process's rows, for their targets."""
+        found = {}
+        for name, spec in self.recipe.data.mix.items():
+            present = batch.present[name]
+            drawn = mixing.draw(spec, name, present, batch.offset, self.recipe.seed, self.step)
+            weight = torch.ones(len(batch))
+            if name in rows:
+                rows[name], weight = mixing.mixed(spec, rows[name], drawn, present)
+            found[name] = drawn.partner, weight
+        return found
 
     def _extras(self, batch: Batch, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """What is known of this process's rows: by the data, and by the average of the towers."""
@@ -354,6 +369,18 @@ def _check_copies(recipe: Recipe, model: MultiTower) -> None:
                 f"data.copies.{modality}: they would all be the same, since the tower of {base} draws nothing in "
                 "training. Let it crop or shift, or leave them out."
             )
+
+
+def _check_mixing(recipe: Recipe, model: MultiTower) -> None:
+    """Refuse mixtures of what cannot be mixed, or across processes."""
+    for name, spec in recipe.data.mix.items():
+        takes = model.tower(tower_of(name)).takes
+        if takes != "image" and (takes == "text" or spec.kind == "cutmix"):
+            what = "pictures" if spec.kind == "cutmix" else "pictures or sounds"
+            raise MmclError(f"data.mix.{name}: {spec.kind} mixes {what}, and this is {takes}.")
+    mixing.check_blocks(recipe.data.mix, recipe.data.batch_size, distributed.world_size())
+    if recipe.data.mix and recipe.data.last_batch == "keep" and distributed.world_size() > 1:
+        raise MmclError("data.mix: a smaller last batch has no whole groups; take another data.last_batch.")
 
 
 def _check_processes(recipe: Recipe) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcl import distributed
-from mmcl.types import Batch, Embeddings
+from mmcl.types import Batch, Embeddings, Mixed
 
 
 def gathered(
@@ -16,6 +16,7 @@ def gathered(
     dim: int,
     device: torch.device,
     extras: Mapping[str, Tensor] | None = None,
+    mixed: Mapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Embeddings:
     """The record of this step: all rows of all processes, absent ones zero, in one collective for each kind of thing.
 
@@ -27,6 +28,7 @@ def gathered(
         device: of the towers.
         extras: a row for each of this process's, on the device, in an order that every process agrees on; those of the
             average of the towers (`ema.NAME`) are there where NAME is.
+        mixed: the partner among this process's rows, and the weight, of each of its rows of a modality that was mixed.
     """
     extras = extras or {}
     local = placed(vectors, batch, names, dim, device)
@@ -46,6 +48,7 @@ def gathered(
         offset=batch.offset,
         total=distributed.total,
         extras=_gathered_extras(extras, batch.size),
+        mixed={m: _gathered_mixture(*drawn, batch, device) for m, drawn in (mixed or {}).items()},
     )
 
 
@@ -60,6 +63,11 @@ def placed(vectors: Mapping[str, Tensor], batch: Batch, names: Sequence[str], di
     columns = torch.cat([torch.full_like(own, names.index(name)) for name, own in there.items()])
     places = rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
     return room.index_put(places, torch.cat([vectors[name] for name in there]))
+
+
+def _gathered_mixture(partner: Tensor, weight: Tensor, batch: Batch, device: torch.device) -> Mixed:
+    places, weights = (partner + batch.offset).to(device, non_blocking=True), weight.to(device, non_blocking=True)
+    return Mixed(distributed.gather(places, batch.size), distributed.gather(weights, batch.size))
 
 
 def _gathered_extras(extras: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
