@@ -16,10 +16,10 @@ from mmcl import checkpoints, distributed
 from mmcl.data import Stream
 from mmcl.errors import MmclError
 from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
-from mmcl.model import Encoder, MultiTower, embedded, present_rows, tower_of
+from mmcl.model import Encoder, embedded, present_rows, tower_of
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, build_model
-from mmcl.training import mixing
+from mmcl.training import checks, mixing
 from mmcl.training.average import Average
 from mmcl.training.bad_samples import BadSamples, in_words
 from mmcl.training.progress import Metrics, ProgressLine, Row
@@ -64,11 +64,11 @@ class Trainer:
             )
         if recipe.training.precision == "fp16" and self.device.type == "cpu":
             raise MmclError("training.precision: fp16 needs a GPU, a CPU has no scaling for it; use bf16 or fp32.")
-        self.notes = _check_processes(recipe)
+        self.notes = checks.check_processes(recipe)
         self.model = build_model(recipe)
         self.names, self.averaged = recipe.names, recipe.averaged
-        _check_copies(recipe, self.model)
-        _check_mixing(recipe, self.model)
+        checks.check_copies(recipe, self.model)
+        checks.check_mixing(recipe, self.model)
         transforms = self.model.transforms(train=True)
         self.stream = Stream(
             recipe.data.sources,
@@ -357,41 +357,6 @@ class _Window:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _check_copies(recipe: Recipe, model: MultiTower) -> None:
-    """Refuse copies that would be the same vector again."""
-    for modality, count in recipe.data.copies.items():
-        base = tower_of(modality)
-        tower = model.tower(base)
-        if count > 1 and tower.takes != "text" and not tower.varies:
-            raise MmclError(
-                f"data.copies.{modality}: they would all be the same, since the tower of {base} draws nothing in "
-                "training. Let it crop or shift, or leave them out."
-            )
-
-
-def _check_mixing(recipe: Recipe, model: MultiTower) -> None:
-    """Refuse mixtures of what cannot be mixed, or across processes."""
-    for name, spec in recipe.data.mix.items():
-        takes = model.tower(tower_of(name)).takes
-        if takes != "image" and (takes == "text" or spec.kind == "cutmix"):
-            what = "pictures" if spec.kind == "cutmix" else "pictures or sounds"
-            raise MmclError(f"data.mix.{name}: {spec.kind} mixes {what}, and this is {takes}.")
-    mixing.check_blocks(recipe.data.mix, recipe.data.batch_size, distributed.world_size())
-    if recipe.data.mix and recipe.data.last_batch == "keep" and distributed.world_size() > 1:
-        raise MmclError("data.mix: a smaller last batch has no whole groups; take another data.last_batch.")
-
-
-def _check_processes(recipe: Recipe) -> list[str]:
-    have, wanted = distributed.world_size(), recipe.training.processes
-    advice = "On CPUs start N processes with: ACCELERATE_USE_CPU=true torchrun --nproc-per-node N -m mmcl train ..."
-    if wanted is not None and wanted != have:
-        raise MmclError(f"training.processes asks for {wanted}, but this run has {have}. {advice}")
-    asked = distributed.requested_processes()
-    if asked is not None and asked > have:
-        return [f"the launcher was asked for {asked} processes, but this run has {have}. {advice}"]
-    return []
 
 
 def _random_state() -> dict[str, Tensor]:

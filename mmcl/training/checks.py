@@ -1,0 +1,42 @@
+"""What is refused before a run begins, once towers and processes are known."""
+
+from mmcl import distributed
+from mmcl.errors import MmclError
+from mmcl.model import MultiTower, tower_of
+from mmcl.recipe import Recipe
+from mmcl.training import mixing
+
+
+def check_copies(recipe: Recipe, model: MultiTower) -> None:
+    """Refuse copies that would be the same vector again."""
+    for modality, count in recipe.data.copies.items():
+        base = tower_of(modality)
+        tower = model.tower(base)
+        if count > 1 and tower.takes != "text" and not tower.varies:
+            raise MmclError(
+                f"data.copies.{modality}: they would all be the same, since the tower of {base} draws nothing in "
+                "training. Let it crop or shift, or leave them out."
+            )
+
+
+def check_mixing(recipe: Recipe, model: MultiTower) -> None:
+    """Refuse mixtures of what cannot be mixed, or across processes."""
+    for name, spec in recipe.data.mix.items():
+        takes = model.tower(tower_of(name)).takes
+        if takes != "image" and (takes == "text" or spec.kind == "cutmix"):
+            what = "pictures" if spec.kind == "cutmix" else "pictures or sounds"
+            raise MmclError(f"data.mix.{name}: {spec.kind} mixes {what}, and this is {takes}.")
+    mixing.check_blocks(recipe.data.mix, recipe.data.batch_size, distributed.world_size())
+    if recipe.data.mix and recipe.data.last_batch == "keep" and distributed.world_size() > 1:
+        raise MmclError("data.mix: a smaller last batch has no whole groups; take another data.last_batch.")
+
+
+def check_processes(recipe: Recipe) -> list[str]:
+    have, wanted = distributed.world_size(), recipe.training.processes
+    advice = "On CPUs start N processes with: ACCELERATE_USE_CPU=true torchrun --nproc-per-node N -m mmcl train ..."
+    if wanted is not None and wanted != have:
+        raise MmclError(f"training.processes asks for {wanted}, but this run has {have}. {advice}")
+    asked = distributed.requested_processes()
+    if asked is not None and asked > have:
+        return [f"the launcher was asked for {asked} processes, but this run has {have}. {advice}"]
+    return []
