@@ -32,6 +32,7 @@ def check_mixing(recipe: Recipe, model: MultiTower) -> None:
 
 
 def check_processes(recipe: Recipe) -> list[str]:
+    """Refuse another number of processes than the recipe asks for; what else a person should know of them."""
     have, wanted = distributed.world_size(), recipe.training.processes
     advice = "On CPUs start N processes with: ACCELERATE_USE_CPU=true torchrun --nproc-per-node N -m mmcl train ..."
     if wanted is not None and wanted != have:
