@@ -21,7 +21,7 @@ from mmcl.model import MultiTower
 from mmcl.recipe import Recipe, dump_yaml
 from mmcl.towers import Tower
 from mmcl.training.loop import gathered
-from mmcl.types import Batch, Transform, sample_id
+from mmcl.types import Batch, Embeddings, Mixed, Transform, sample_id
 from tests.distributed_worker import run_processes
 
 ROWS, DIM = 11, 6  # 11 rows: unequal shares on 2 and on 3 processes
@@ -86,6 +86,7 @@ OBJECTIVES: dict[str, Any] = {
     "swap": {"transform": {"name": "swap", "p": 0.5, "pair": ["audio", "image"]}},
     "mixup": {"transform": {"name": "mixup", "p": 0.9, "alpha": 1.0}},
     "mixup, distinct": {"transform": {"name": "mixup", "p": 1.0, "alpha": 1.0}, "negatives": "distinct"},
+    "rows that came mixed": {"contrast": {"name": "softmax", "label_smoothing": 0.1}, "temperature": {"init": 0.3}},
     "heads": {"transform": {"name": "heads", "modalities": ["image", "text"], "hidden": 4}},
     "distillation": [
         {"regularize": {"name": "instance", "teachers": {"text": "teacher.audio"}}},
@@ -126,6 +127,15 @@ def extras() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return known, everywhere | {"teacher.image": torch.arange(ROWS) != 4, "teacher.text": present["text"]}
 
 
+def mixtures(name: str, own: slice = slice(0, ROWS)) -> dict[str, tuple[Tensor, Tensor]]:
+    """Partners among some rows, each with its neighbour, and weights, of images that came as mixtures."""
+    if name != "rows that came mixed":
+        return {}
+    partner = torch.tensor([*(i ^ 1 for i in range(ROWS - 1)), ROWS - 1])
+    weight = torch.rand(ROWS, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    return {"image": (partner[own] - own.start, weight[own])}
+
+
 def built(name: str) -> Objective:
     torch.manual_seed(5)  # of parts that have weights: every process has the same
     return mmcl.objective(OBJECTIVES[name], DIM).double()
@@ -143,7 +153,8 @@ def single(name: str) -> dict[str, Tensor]:
     leaves = {m: x.clone().requires_grad_() for m, x in vectors.items()}
     objective, losses = built(name), []
     for step in range(STEPS):
-        out = objective(leaves, present=present | known_of, keys=keys, extras=known, step=step)
+        e = replace(Embeddings.single(leaves, present | known_of, keys, known), step=step)
+        out = objective(replace(e, mixed={m: Mixed(*drawn) for m, drawn in mixtures(name).items()}))
         out.total.backward()
         losses.append(out.total.detach())
         objective.after_step_()
@@ -169,7 +180,7 @@ def one_of_many() -> dict[str, dict[str, Tensor]]:
         leaves = {m: x[own][present[m][own]].clone().requires_grad_() for m, x in vectors.items()}
         there = {m: x for m, x in leaves.items() if x.shape[0]}
         for step in range(STEPS):
-            e = gathered(there, batch, MODALITIES, DIM, torch.device("cpu"))
+            e = gathered(there, batch, MODALITIES, DIM, torch.device("cpu"), mixed=mixtures(name, own))
             out = objective(replace(e, extras=known, present={**e.present, **known_of}, step=step))
             (out.total * distributed.world_size()).backward()  # as the step does, for DDP's mean
             losses.append(distributed.total(out.total.detach()))
