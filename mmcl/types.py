@@ -118,6 +118,7 @@ class Embeddings:
     extras: Mapping[str, Shaped[Tensor, "all_batch ..."]] = field(default_factory=dict)
     step: int = 0  # of the optimizer
     seed: int = 0  # of the run
+    number: int = 0  # of this record, where transforms make several of one
     mixed: Mapping[str, Mixed] = field(default_factory=dict)
 
     @property
@@ -127,7 +128,7 @@ class Embeddings:
 
     def generator(self, *numbers: int) -> torch.Generator:
         """A generator of the CPU for this step, the same on every process; ``numbers`` tell draws of a step apart."""
-        words = np.random.SeedSequence([self.seed, self.step, *numbers]).generate_state(2, np.uint32)
+        words = np.random.SeedSequence([self.seed % 2**64, self.step, *numbers]).generate_state(2, np.uint32)
         return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
     def everyone(self, x: Shaped[Tensor, " batch"]) -> Shaped[Tensor, " all_batch"]:
@@ -150,7 +151,7 @@ class Embeddings:
         extras: Mapping[str, Shaped[Tensor, "batch ..."]] | None = None,
     ) -> "Embeddings":
         """The record of one process that holds the whole batch; everything present and distinct unless told."""
-        extras = {name: x.detach() for name, x in (extras or {}).items()}
+        extras = {name: _seen(x.detach(), (present or {}).get(name)) for name, x in (extras or {}).items()}
         _check(vectors, present, keys, extras)
         first = next(iter(vectors.values()))
         rows, device = first.shape[0], first.device
@@ -169,6 +170,13 @@ class Embeddings:
             total=lambda x: x,
             extras=extras,
         )
+
+
+def _seen(x: Tensor, there: Tensor | None) -> Tensor:
+    """Rows that are there; what stands in others is not looked at."""
+    if there is None or not x.is_floating_point() or there.shape != x.shape[:1]:
+        return x
+    return x.masked_fill(~there.view(-1, *[1] * (x.ndim - 1)), 0.0)
 
 
 def _check(

@@ -2,16 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Collection
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, model_validator
 from torch import Tensor, nn
 
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.temperature import Temperature
-from mmcl.losses.transforms.base import EmbeddingTransform, TransformPart
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, TransformPart
 from mmcl.registry import Part, Spec
 from mmcl.types import Embeddings
 
@@ -46,6 +47,9 @@ def several(value: Any) -> Any:
 class LineSpec(Spec):
     """What every line of an objective says: how much it counts, and when, and of what."""
 
+    mixable: ClassVar[bool] = False
+    """Whether rows can be mixtures of two."""
+
     weight: Annotated[float | Ramp, PlainValidator(_weight)] = 1.0
     """Factor of this term in the total: a number, or `{start, end, steps}`."""
     from_step: Annotated[int, Field(ge=0)] = 0
@@ -59,6 +63,13 @@ class LineSpec(Spec):
     def _order(self) -> "LineSpec":
         if self.until_step is not None and self.until_step <= self.from_step:
             raise MmclError(f"until_step {self.until_step} is not after from_step {self.from_step}.")
+        return self
+
+    @model_validator(mode="after")
+    def _mixtures(self) -> "LineSpec":
+        for part in self.transform:
+            if not self.mixable and TRANSFORMS.classes[part.name].mixes:  # type: ignore[attr-defined]
+                raise MmclError(f"transform: {part.name} mixes rows, and {self.title} has no targets to be mixed too.")
         return self
 
     @property
@@ -92,7 +103,8 @@ class LineSpec(Spec):
         for name in sorted(self.extras() - set(extras) - set(modalities)):
             how = "training.ema" if name.startswith("ema.") else "extras of the data"
             have = f"there are: {', '.join(sorted(extras))}" if extras else "there are none"
-            raise MmclError(f"it needs the extra {name!r}, which is one of {how}; {have}.")
+            hint = did_you_mean(name, extras).rstrip("?.") if extras else ""
+            raise MmclError(f"it needs the extra {name!r}{hint}, which is one of {how}; {have}.")
 
     def build(self, dim: int | None = None) -> "Line":
         """The term; ``dim`` is the width of the shared space, where a part of it must know."""
@@ -125,6 +137,7 @@ class Line(nn.Module):
         for transform in self.transforms:
             assert isinstance(transform, EmbeddingTransform)
             records = [(w * more, made) for w, record in records for more, made in transform(record)]
+        records = [(w, replace(record, number=i)) for i, (w, record) in enumerate(records)]
         return torch.stack([w * self.value(record) for w, record in records]).sum()
 
     @abstractmethod

@@ -49,6 +49,7 @@ class Matrix:
     anchors_there: Bool[Tensor, " all_batch"]
     tuples_there: Bool[Tensor, " all_batch"]
     drop_same: bool = False  # what shows the same thing is nobody's negative
+    shared: bool = False  # it is a positive
     alike: tuple[Alike, ...] = ()  # of all rows
     number: int = 0  # tells draws apart
     suffix: str = ""  # of its names, where there are several of the same modalities
@@ -131,7 +132,7 @@ class Matrix:
             self.e.offset if more.paired and not more.positives else None,
             self.e.ids[own] if known else None,
             more.ids,
-            drop_same=self.drop_same and known and not more.positives,
+            drop_same=(self.drop_same or self.shared) and known and not more.positives,
             alike=() if more.alike is None else (more.alike,),
         )
         wanted: Asked = asked if more.top_k is None else {"hardest": Largest(k=more.top_k)}

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmcl.errors import MmclError
 from mmcl.losses import mixtures
 from mmcl.losses.base import Contrast, Score, Side
 from mmcl.losses.draws import permutation
@@ -55,6 +56,8 @@ class Term(Line):
     def value(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part of the term."""
         edges = self.view.edges(list(embeddings.all))
+        if not edges:
+            raise MmclError(f"view: {self.spec.title} finds nothing to compare among {list(embeddings.all)}.")
         with full_precision(embeddings.ids.device, self.score.exact):
             return torch.stack([self._edge(embeddings, edge, i) for i, edge in enumerate(edges)]).mean()
 
@@ -95,7 +98,8 @@ class Term(Line):
             drop_same=any(part.drop_same for part in self._parts()),
             alike=tuple(a for a in (part.alike(e, edge) for part in self._parts()) if a is not None),
             number=number,
-            suffix=f"/{like.shape[1]}" if self.spec.transform else "",
+            shared=self.targets.shared,
+            suffix=f"/{like.shape[1]}{f'.{e.number}' if e.number else ''}" if self.spec.transform else "",
         )
         return self._with_factors(matrix)
 
@@ -238,7 +242,8 @@ class Term(Line):
                 tuples_there=matrix.tuples_there & v.column_there,
             )
             sides = similar.statistics(known, own=False).sides
-        gathered = [{n: matrix.e.everyone(x.flatten()) for n, x in side.items()} for side in sides]
+        own = {"own": (v.rows * v.columns).sum(1)}
+        gathered = [{n: matrix.e.everyone(x.flatten()) for n, x in side.items()} | own for side in sides]
         return Guide(v, partial(self.targets.log_weights, own=False), *gathered)
 
     def _shuffled(self, matrix: Matrix) -> Matrix:

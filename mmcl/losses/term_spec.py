@@ -1,7 +1,7 @@
 """What a recipe says of a term, and what cannot go together."""
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -12,7 +12,7 @@ from mmcl.losses.negatives.base import NEGATIVES, NegativesPart
 from mmcl.losses.targets.base import TARGETS, SoftTargets, Targets, TargetsPart
 from mmcl.losses.temperature import TemperatureSpec
 from mmcl.losses.transforms.base import TRANSFORMS
-from mmcl.losses.views import VIEWS, View, ViewPart
+from mmcl.losses.views import VIEWS, Edge, View, ViewPart
 from mmcl.registry import Part
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class TermSpec(LineSpec):
     """A number is fixed; a mapping may learn it. Where nothing is said, what suits the score."""
     block: Annotated[int, Field(ge=16)] | Literal["auto"] | None = "auto"
     """Side of the tiles in which the score matrix is made, so that it never exists whole; none makes it at once."""
+
+    mixable: ClassVar[bool] = True
 
     @model_validator(mode="before")
     @classmethod
@@ -79,7 +81,10 @@ class TermSpec(LineSpec):
         contrast: type[Contrast] = _class(info.data["contrast"], CONTRASTS)
         if not contrast.tempered:
             if value is not None:
-                raise MmclError(f"{info.data['contrast'].name} takes scores as they are and has no temperature.")
+                name = info.data["contrast"].name
+                raise MmclError(
+                    f"{name} takes scores as they are, or has settings of its own: it has no `temperature`."
+                )
             return None
         usual: TemperatureSpec = contrast.temperature or _class(info.data["score"], SCORES).temperature
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -124,8 +129,8 @@ class TermSpec(LineSpec):
             raise MmclError("rows are mixtures, whose targets are the two that were mixed: take `targets: identity`.")
         if getattr(self.score, "shuffle", False):
             raise MmclError(f"rows are mixtures, and {self.score.name} shuffles the candidates that they hold.")
-        if self.directions == "joint" or {"null", "alike"} & {part.name for part in self.negatives}:
-            raise MmclError("rows are mixtures, with two targets in each direction: no `joint`, no `null`, no `alike`.")
+        if self.directions == "joint" or {"null", "alike", "queue"} & {part.name for part in self.negatives}:
+            raise MmclError("rows are mixtures, with two targets: no `joint`, `null`, `alike` or `queue`.")
 
     def _targets_fit(self, title: str) -> None:
         """Targets that the contrast, the negatives and the directions can take."""
@@ -140,6 +145,8 @@ class TermSpec(LineSpec):
             raise MmclError(f"targets: {self.contrast.name} takes no distribution ({self.targets.name}); {can} does.")
         if soft and self.directions == "joint":
             raise MmclError(f"directions: {self.targets.name} gives each direction its own target; `joint` has one.")
+        if targets.shared and any(part.name == "mixed" for part in self.negatives):
+            raise MmclError("negatives: the hardest that `mixed` would mix may be positives here; leave it out.")
         if targets.shared and any(_class(part, NEGATIVES).drop_same for part in self.negatives):
             raise MmclError(
                 "targets: what is a positive is no negative anyway; `negatives: distinct` says nothing more."
@@ -158,7 +165,12 @@ class TermSpec(LineSpec):
             raise MmclError(f"directions: {self.contrast.name} looks at every pair once; there are no directions.")
         several = self.directions == "joint" or any(_class(part, NEGATIVES).adds for part in self.negatives)
         assert self.view is not None
-        captions = self.view.name == "captions"
+        captions, names = self.view.name == "captions", [part.name for part in self.negatives]
+        self._negatives_fit(names)
+        if captions and "bank" in names:
+            raise MmclError("negatives: a bank holds the captions of all rows already; no `view: captions`.")
+        if "null" in names and (contrast.one_way or self.directions == "joint"):
+            raise MmclError("negatives: null: each direction has a null of its own, so both must be asked, one by one.")
         if contrast.single and (several or captions):
             raise MmclError(
                 f"{self.contrast.name} cannot put candidates of several matrices into one row: no further negatives, "
@@ -172,6 +184,18 @@ class TermSpec(LineSpec):
                 "view: captions are several positives of their anchor: they need `targets: shared`, and a contrast "
                 "that asks both directions."
             )
+
+    def _negatives_fit(self, names: list[str]) -> None:
+        """Negatives that go together, and with the score and the transforms."""
+        if any(part in self.negatives[:i] for i, part in enumerate(self.negatives)):
+            raise MmclError(f"negatives: {names} says one of them twice, and it would count twice.")
+        if {"in_batch", "distinct"} & set(names) and any(getattr(part, "alone", False) for part in self.negatives):
+            raise MmclError("negatives: the bank takes the place of the batch's rows; say `alone: false` to have both.")
+        if "mixed" in names and not _class(self.score, SCORES).symmetric:
+            raise MmclError(f"negatives: mixed mixes directions, and {self.score.name} is about lengths too.")
+        wide = sorted({"null", "queue", "bank"} & set(names))
+        if wide and any(part.name == "matryoshka" for part in self.transform):
+            raise MmclError(f"transform: matryoshka makes embeddings of several widths, and {wide} have one.")
 
     @property
     def title(self) -> str:
@@ -187,12 +211,26 @@ class TermSpec(LineSpec):
         score: type[Score] = _class(self.score, SCORES)
         for part in self.negatives:
             _class(part, NEGATIVES).check(part, modalities)
+        self._is_looked_for(view.edges(modalities))
         for edge in view.edges(modalities):
             if len(edge.others) < score.least or (score.most or len(edge.others)) < len(edge.others):
                 needed = f"{score.least + 1}{'' if score.least == score.most else ' or more'}"
                 raise MmclError(f"{self.score.name} is for {needed} modalities; got {modalities}.")
         if not view.edges(modalities):
             raise MmclError(f"view: {self.view.name} finds nothing to compare among {modalities}.")
+
+    def _is_looked_for(self, edges: list[Edge]) -> None:
+        """Refuse targets and negatives of modalities that no direction looks for."""
+        looked = {m for edge in edges for m in edge.others} if self.directions != "backward" else set[str]()
+        looked |= {edge.anchor for edge in edges} if self.directions != "forward" else set()
+        toward = getattr(self.targets, "toward", None)
+        wanted = {} if toward is None else {toward: f"targets: toward: {toward!r}"}
+        for part in self.negatives:
+            said = _class(part, NEGATIVES).looks_for(part)
+            wanted |= {m: f"negatives: {part.name}: {m!r}" for m in said}
+        for m, where in wanted.items():
+            if m not in looked:
+                raise MmclError(f"{where} is nothing that the term looks for; it looks for {sorted(looked)}.")
 
     def build(self, dim: int | None = None) -> "Term":
         """The term."""

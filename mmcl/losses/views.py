@@ -139,7 +139,7 @@ class Captions(View):
         of: the modality that has several: `text` beside `text.2`, `text.3`.
 
     Example:
-        >>> [tuple(edge) for edge in Captions("image", "text").edges(["image", "text", "text.2", "text.wrong"])]
+        >>> [tuple(edge) for edge in Captions("image", "text").edges(["image", "text", "text.2", "text.wrong.2"])]
         [('image', ('text',), ('text.2',))]
     """
 
@@ -153,7 +153,7 @@ class Captions(View):
                 raise MmclError(f"{m!r} is not among {list(modalities)}.")
         if self.anchor == self.of:
             raise MmclError(f"{self.anchor!r} cannot be searched in its own captions.")
-        copies = [m for m in modalities if m.startswith(f"{self.of}.") and m.rpartition(".")[2].isdigit()]
+        copies = [m for m in modalities if m.startswith(f"{self.of}.") and m.removeprefix(f"{self.of}.").isdigit()]
         return [Edge(self.anchor, (self.of,), tuple(copies))]
 
 

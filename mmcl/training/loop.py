@@ -209,9 +209,10 @@ class Trainer:
         norm = self._clip(parameters)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective.after_step_()
-        if self.average is not None:
-            self.average.update(self.model)
+        if not getattr(self.optimizer, "step_was_skipped", False):  # fp16 skips steps whose gradients overflow
+            self.objective.after_step_()
+            if self.average is not None:
+                self.average.update(self.model)
         self.step += 1
         return norm
 

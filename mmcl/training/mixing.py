@@ -44,7 +44,7 @@ def draw(spec: MixSpec, name: str, present: Bool[Tensor, " rows"], offset: int, 
     partner, weight, boxes = np.arange(rows), np.ones(rows), np.zeros((rows, 4))
     there = present.numpy()
     for first in range(0, rows, spec.group):
-        rng = np.random.default_rng([seed, step, zlib.crc32(name.encode()), (offset + first) // spec.group])
+        rng = np.random.default_rng([seed % 2**64, step, zlib.crc32(name.encode()), (offset + first) // spec.group])
         own = np.arange(first, min(first + spec.group, rows))
         mixed, share = rng.random(spec.group) < spec.p, rng.beta(spec.alpha, spec.alpha, spec.group)
         centre, order = rng.random((spec.group, 2)), rng.random(spec.group)

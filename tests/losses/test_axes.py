@@ -36,11 +36,14 @@ TARGET_PARTS: dict[str, Any] = {
     "graded": {"name": "graded", "by": "grade"},
 }
 TERMS: dict[str, dict[str, Any]] = {
-    **{f"{name} negatives": {"negatives": ["distinct", part]} for name, part in NEGATIVE_PARTS.items()},
+    **{
+        f"{name} negatives": {"negatives": ["distinct", part] if name != "distinct" else part}
+        for name, part in NEGATIVE_PARTS.items()
+    },
     **{f"{name} targets": {"targets": part} for name, part in TARGET_PARTS.items()},
     "a margin": {"negatives": {"name": "alike", "by": TEACHER, "margin": 0.0}},
     "joint": {"negatives": ["in_batch", "in_modal"], "directions": "joint"},
-    "backward": {"directions": "backward", "negatives": ["in_batch", NEGATIVE_PARTS["queue"]]},
+    "backward": {"directions": "backward", "negatives": ["in_batch", {**NEGATIVE_PARTS["queue"], "of": ["text"]}]},
     "sigmoid": {"contrast": "sigmoid", "negatives": ["distinct", NEGATIVE_PARTS["in_modal"]]},
     "hinge": {"contrast": "hinge", "negatives": ["distinct", NEGATIVE_PARTS["provided"]]},
     "captions": {**CAPTIONS, "contrast": {"name": "softmax", "label_smoothing": 0.1}},

@@ -210,7 +210,7 @@ def test_memory_does_not_grow_with_the_square_of_the_batch(
         ({"name": "instance", "teachers": {"text": "teacher.text"}}, "text has 5 coordinates and teacher.text 7"),
         (
             {"name": "structure", "teachers": {"text": "teacher.txt"}},
-            "not among the extras; did you mean 'teacher.text'",
+            "needs the extra 'teacher.txt'; did you mean 'teacher.text'",
         ),
         ({"name": "structure", "teachers": {"audio": "teacher.text"}}, "'audio' is not among"),
         ({"name": "structure", "teachers": {}}, "at least 1 item"),

@@ -222,7 +222,7 @@ def test_contrasts_with_one_target_a_row_are_refused(contrast: str) -> None:
     [
         ({"targets": "shared"}, "take `targets: identity`"),
         ({"score": "symile"}, "symile shuffles the candidates that they hold"),
-        ({"regularize": "alignment"}, "a regularizer has no targets to be mixed too"),
+        ({"regularize": "alignment"}, "alignment has no targets to be mixed too"),
     ],
 )
 def test_what_mixtures_make_no_sense_with_is_refused(said: dict[str, Any], told: str) -> None:

@@ -358,3 +358,71 @@ def test_every_member_says_what_a_reader_needs() -> None:
         text = cls.__doc__ or ""
         for section in ("Use when:", "Reference:", "http", "Example:"):
             assert section in text, (name, section)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "toward nothing": (
+        {"targets": {"name": "cwcl", "by": "image", "toward": "imgae"}},
+        "'imgae' is nothing that the term",
+    ),
+    "toward what is not searched": (
+        {"targets": {"name": "cwcl", "by": "image", "toward": "image"}, "directions": "backward"},
+        "nothing that the term looks for",
+    ),
+    "wrong captions that nobody sees": (
+        {"negatives": {"name": "provided", "copies": ["text.wrong"]}, "directions": "forward"},
+        "nothing that the term looks for",
+    ),
+    "twice": ({"negatives": ["in_modal", "in_modal"]}, "count twice"),
+    "a null in one": ({"negatives": {"name": "null", "of": ["image"]}, "directions": "joint"}, "a null of its own"),
+    "a margin over itself": ({"negatives": {"name": "alike", "by": "text", "margin": 0.0}}, "needs a mapping"),
+    "queues of nobody": (
+        {"negatives": {"name": "queue", "size": 4, "of": ["image"], "by": {"imgae": "image"}}},
+        "have no queue",
+    ),
+    "mixtures of positives": ({"negatives": ["in_batch", "mixed"], "targets": "shared"}, "may be positives"),
+    "mixtures of lengths": ({"negatives": ["in_batch", "mixed"], "score": "lorentz"}, "about lengths too"),
+    "several widths": (
+        {"negatives": {"name": "null", "of": ["image"]}, "transform": {"name": "matryoshka", "dims": [2, 4]}},
+        "several widths",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_do_nothing_or_something_else_is_refused(case: str, x: dict[str, Tensor]) -> None:
+    said, message = REFUSED[case]
+    wrong = {"text.wrong": torch.randn(ROWS, 6)}
+    with pytest.raises(MmclError, match=message):
+        mmcl.objective({"pairs": [["text", "image"]], **said}, dim=6)({**x, **wrong})
+
+
+@pytest.mark.parametrize("negatives", ["in_modal", {"name": "queue", "size": 4, "of": ["text", "image"]}])
+def test_what_shows_the_same_thing_is_no_negative_where_it_is_a_positive(negatives: Any) -> None:
+    x = {m: torch.eye(2).repeat_interleave(2, 0) for m in ("text", "image")}
+    objective = mmcl.objective({"negatives": ["in_batch", negatives], "targets": "shared", "temperature": 0.05}, dim=2)
+    for _ in range(2):
+        found = objective(x, keys=["a", "a", "b", "b"]).total
+        objective.after_step_()
+    assert found.item() == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_wrong_captions_in_copies_are_no_captions() -> None:
+    torch.manual_seed(0)
+    x = {m: torch.randn(6, 4) for m in ("text", "image", "text.2")}
+    more = {m: torch.randn(6, 4) for m in ("text.wrong", "text.wrong.2")}
+    torch.testing.assert_close(mmcl.objective("mil_nce")({**x, **more}).total, mmcl.objective("mil_nce")(x).total)
+
+
+def test_a_queue_of_a_copy_and_absent_rows_of_a_teacher() -> None:
+    torch.manual_seed(0)
+    queue = {"name": "queue", "size": 6, "of": ["image.2"], "by": {"image.2": "ema"}}
+    objective = mmcl.objective({"pairs": [["image", "image.2"]], "negatives": ["in_batch", queue]}, dim=4)
+    x = {m: torch.randn(4, 4, requires_grad=True) for m in ("image", "image.2")}
+    teacher = torch.randn(4, 4).index_fill(0, torch.tensor([1]), float("nan"))
+    for _ in range(2):
+        total = objective(x, extras={"ema": teacher}, present={"ema": torch.arange(4) != 1}).total
+        total.backward()
+        objective.after_step_()
+    assert total.isfinite()
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in x.values())

@@ -74,7 +74,7 @@ def cwcl(t: list[list[float]], columns: list[int]) -> list[list[float]]:
 
 
 def congrat(t: list[list[float]], columns: list[int]) -> list[list[float]]:
-    rows = [[v - min(row[j] for j in columns if j != i) for v in row] for i, row in enumerate(t)]
+    rows = [[v - min(row[j] for j in columns) for v in row] for row in t]
     return mixed(normalised([[max(v, 0.0) for v in row] for row in rows], columns), 0.1)
 
 

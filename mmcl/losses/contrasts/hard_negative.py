@@ -1,5 +1,6 @@
 """InfoNCE that weighs negatives by how hard they are (HN-NCE)."""
 
+import math
 from typing import Annotated
 
 import torch
@@ -66,4 +67,4 @@ class HardNegative(Contrast):
         z = side.logit
         if self.alpha == 0:
             return torch.where(alone, 0.0, negatives - z)
-        return torch.logaddexp(z + torch.as_tensor(self.alpha).log().to(z), negatives) - z
+        return torch.logaddexp(z + math.log(self.alpha), negatives) - z

@@ -1,5 +1,6 @@
 """InfoNCE with a handicap for the positive (AM, AAM)."""
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -57,6 +58,6 @@ class Margin(Contrast):
     def _handicapped(self, s: Tensor) -> Tensor:
         if self.kind == "additive":
             return s - self.m
-        m = torch.as_tensor(self.m).to(s)
+        cos, sin = math.cos(self.m), math.sin(self.m)
         sine = (1 - s.square()).clamp(min=1e-6).sqrt()
-        return torch.where(s > -m.cos(), s * m.cos() - sine * m.sin(), s - m * m.sin())
+        return torch.where(s > -cos, s * cos - sine * sin, s - self.m * sin)

@@ -96,7 +96,7 @@ class Sogclr(Contrast, nn.Module):
         alone = side["others"] == float("-inf")
         log_g = side["others"].masked_fill(alone, 0.0) - side.own / tau - side.others.clamp(min=1).log()
         log_u = self.mixed(log_g.detach(), known[:, 0].to(log_g), seen)
-        log_all = torch.logaddexp(log_u, log_u.new_tensor(self.eps).log())
+        log_all = torch.logaddexp(log_u, torch.full_like(log_u, math.log(self.eps) if self.eps else -math.inf))
         weight = (log_g.detach() - log_all).exp()  # at most 1 / gamma
         if self.training:
             values = [log_u, *self.moved(side, known, seen, log_all, weight)]
@@ -121,7 +121,7 @@ class Sogclr(Contrast, nn.Module):
         self, log_g: Float[Tensor, " rows"], log_u: Float[Tensor, " rows"], seen: Bool[Tensor, " rows"]
     ) -> Float[Tensor, " rows"]:
         """The averages with this batch."""
-        gamma = log_g.new_tensor(self.gamma)
+        gamma = torch.full_like(log_g, self.gamma)
         if self.gamma_steps:
             done = (self.steps.to(log_g) / self.gamma_steps).clamp(max=1)
             gamma = gamma + (1 - gamma) * (1 + (math.pi * done).cos()) / 2

@@ -50,6 +50,11 @@ class Negatives(nn.Module):
         return None
 
     @staticmethod
+    def looks_for(said: Any) -> list[str]:
+        """Modalities whose search the part that a recipe says bears on; all, where none are named."""
+        return []
+
+    @staticmethod
     def check(said: Any, modalities: Sequence[str]) -> None:
         """Refuse modalities with which the part that a recipe says can do nothing; copies are among them."""
 

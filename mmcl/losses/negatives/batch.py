@@ -67,7 +67,8 @@ class TooAlike(Negatives):
     Cost: one more product of that model's width a tile.
     Differs from the paper: MultiCSR's code multiplies such logits by 0, so that they still count as exp(0); they are
         left out here.
-    Related: `distinct`, where ids say it; `neighbours`, which makes positives of them.
+    Related: candidates beside the batch's (`in_modal`, `queue`) are not asked. `distinct` leaves out by ids;
+        `neighbours` makes positives of what is near.
 
     Args:
         by: whose similarities: an extra such as `teacher.text`, or a modality, held still; or a mapping of modalities
@@ -97,6 +98,8 @@ class TooAlike(Negatives):
         super().__init__()
         if (above is None) == (margin is None):
             raise MmclError("negatives: alike: say either `above` or `margin`.")
+        if margin is not None and margin >= 0 and isinstance(by, str):
+            raise MmclError("negatives: alike: a margin needs a mapping `by`; no vector is nearer to one than itself.")
         self.by, self.above, self.margin = by, above, margin
 
     def alike(self, embeddings: Embeddings, edge: Edge) -> Alike:
@@ -188,6 +191,11 @@ class Provided(Negatives):
                 there = torch.stack([matrix.e.present[m] for m in names]).all(0)
                 found.append(Candidates([matrix.e.all[m] for m in names], there))
         return found
+
+    @staticmethod
+    def looks_for(said: Any) -> list[str]:
+        """What the copies are copies of."""
+        return [copy.partition(".")[0] for copy in said.copies]
 
     @staticmethod
     def check(said: Any, modalities: Sequence[str]) -> None:

@@ -67,7 +67,7 @@ class Mixed(Negatives):
         drawn = torch.rand(
             3, self.count + self.with_query, e.ids.shape[0], generator=e.generator(matrix.number, int(forward))
         )
-        drawn = drawn[:, :, own].to(pool).transpose(1, 2)
+        drawn = drawn[:, :, own].to(pool.device, pool.dtype, non_blocking=True).transpose(1, 2)
 
         def chunk(part: slice) -> Tensor:
             return self._scores(matrix, forward, part, self._mixtures(pool, queries[part], hard[part], drawn[:, part]))

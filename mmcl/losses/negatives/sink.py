@@ -41,26 +41,35 @@ class Null(Negatives):
 
     def __init__(self, of: Annotated[list[str], Field(min_length=1)], *, dim: int) -> None:
         super().__init__()
-        self.vectors = nn.ParameterDict({m: nn.Parameter(torch.randn(dim) / dim**0.5) for m in of})
+        self.vectors = nn.ParameterDict({_key(m): nn.Parameter(torch.randn(dim) / dim**0.5) for m in of})
 
     def more(self, matrix: Matrix, forward: bool) -> Sequence[Candidates | Float[Tensor, "rows drawn"]]:
         """The null, for rows that have a candidate of their own."""
         (m,) = matrix.modalities(forward)
-        if m not in self.vectors:
+        if _key(m) not in self.vectors:
             return []
         matched = matrix.anchors_there & matrix.tuples_there
-        return [Candidates([self.vectors[m][None]], rows=matched)]
+        return [Candidates([self.vectors[_key(m)][None].to(matrix.scale.dtype)], rows=matched)]
 
     def sink(self, matrix: Matrix, forward: bool) -> Float[Tensor, " rows"] | None:
         """The null's score with every row."""
         (m,) = matrix.modalities(forward)
-        if m not in self.vectors:
+        if _key(m) not in self.vectors:
             return None
         rows = matrix.e.own.stop - matrix.e.own.start
-        return matrix.rows_with(forward, [self.vectors[m].expand(rows, -1)])
+        return matrix.rows_with(forward, [self.vectors[_key(m)].to(matrix.scale.dtype).expand(rows, -1)])
+
+    @staticmethod
+    def looks_for(said: Any) -> list[str]:
+        """Of which it holds rows."""
+        return list(said.of)
 
     @staticmethod
     def check(said: Any, modalities: Sequence[str]) -> None:
         """The modalities must be there."""
         for m in said.of:
             refuse_unknown("null", m, modalities)
+
+
+def _key(m: str) -> str:
+    return m.replace(".", "-")  # names of weights have no dots

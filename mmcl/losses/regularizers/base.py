@@ -7,13 +7,12 @@ from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PlainValidator, SerializeAsAny, model_validator
+from pydantic import PlainValidator, SerializeAsAny
 from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.losses.line import Line, LineSpec, built
 from mmcl.losses.precision import full_precision
-from mmcl.losses.transforms.base import TRANSFORMS
 from mmcl.losses.views import plain
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings
@@ -43,13 +42,6 @@ class RegularizerSpec(LineSpec):
 
     regularize: RegularizerPart
     """What should be small."""
-
-    @model_validator(mode="after")
-    def _no_mixtures(self) -> "RegularizerSpec":
-        for part in self.transform:
-            if TRANSFORMS.classes[part.name].mixes:  # type: ignore[attr-defined]
-                raise MmclError(f"transform: {part.name} mixes rows, and a regularizer has no targets to be mixed too.")
-        return self
 
     @property
     def title(self) -> str:

@@ -58,7 +58,10 @@ class SoftTargets(Targets):
         self.by, self.alpha, self.toward = by, alpha, toward
 
     def known(self) -> Mapping[str, Statistic]:
-        """What must be known of each row's similarities with the others before they can be weighted."""
+        """What must be known of each row's similarities with the others before they can be weighted.
+
+        That with its own candidate is always known, as ``own``.
+        """
         return {}
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -44,11 +45,12 @@ class Congrat(SoftTargets):
         super().__init__(by, alpha, toward)
 
     def known(self) -> Mapping[str, Statistic]:
-        """The smallest similarity, by its negative."""
+        """The smallest similarity with the others, by its negative."""
         return {"smallest": Largest(scale=-1.0)}
 
     def log_weights(
         self, t: Float[Tensor, "..."], known: Mapping[str, Float[Tensor, "..."]], own: bool
     ) -> Float[Tensor, "..."]:
         """Log of what a similarity has more than the smallest."""
-        return (t + known["smallest"]).clamp_min(0.0).log()
+        smallest = torch.minimum(-known["smallest"], known["own"])
+        return (t - smallest).clamp_min(0.0).log()

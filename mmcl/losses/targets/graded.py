@@ -20,7 +20,8 @@ class Graded(Targets):
     .. math:: \mathcal{L} = \frac{1}{2n} \sum_i w(g_i)\,(\ell_i^{\to} + \ell_i^{\leftarrow})
 
     with :math:`w(g)` the grade itself (`linear`), :math:`1/g` of a rank (`inverse`), :math:`\log(1 + g)` (`log`) or 1
-    (`constant`), times `scale`. A row without a grade weighs 1.
+    (`constant`), times `scale`. A row without a grade, or with one that makes no
+    weight (0 for `inverse`, below 0), weighs 1.
 
     Use when: pairs come with ranks or scores of relevance, clicks or ratings.
     Range: that of the loss, times the weights; they are not normalised.
@@ -62,4 +63,4 @@ class Graded(Targets):
         w = {"linear": g, "inverse": 1 / g.where(there, 1.0), "log": g.log1p(), "constant": torch.ones_like(g)}[
             self.map
         ]
-        return torch.where(there, self.scale * w, 1.0)
+        return torch.where(there & (w >= 0) & w.isfinite(), self.scale * w, 1.0)

@@ -37,7 +37,8 @@ class Mixup(EmbeddingTransform):
     Args:
         alpha: of the Beta distribution; small ones leave most rows nearly alone.
         p: how many of the rows are mixed.
-        modalities: which are mixed, each in its turn; all where nothing is said.
+        modalities: which are mixed, each in its turn; all of the batch where nothing is said, also those that
+            the line does not compare.
 
     Reference:
         Kumar et al., "Harnessing Shared Relations via Multimodal Mixup Contrastive Learning for Multimodal
