@@ -362,6 +362,8 @@ def test_order_rotation_and_length_do_not_matter(score: str) -> None:
 @pytest.mark.parametrize("registry", [SCORES, CONTRASTS, REGULARIZERS, TRANSFORMS, VIEWS])
 def test_docstrings_say_what_a_reader_needs(registry: Any) -> None:
     for name, cls in registry.classes.items():
+        if not cls.__module__.startswith("mmcl."):
+            continue  # parts of other tests
         text = cls.__doc__ or ""
         assert "Example:" in text, name
         if registry is not VIEWS:
