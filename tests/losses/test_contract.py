@@ -86,8 +86,8 @@ def test_a_toy_learns_to_find_what_belongs_together(score: str, contrast: str) -
     with torch.no_grad():
         anchor, *others = towers(inputs).values()
         found = (made(anchor, *others).argmax(1) == torch.arange(rows)).float().mean()
-    # chance is 0.03; squares of products of three cannot be large and small at once
-    assert found > (0.12 if (score, contrast) == ("symile", "spectral") else 0.25)
+    # chance is 0.03; squares of products of three cannot be large and small at once, and cacr weighs them nearly evenly
+    assert found > (0.12 if (score, contrast) in (("symile", "spectral"), ("symile", "cacr")) else 0.25)
 
 
 @pytest.mark.slow
