@@ -15,7 +15,7 @@ from mmcl.errors import BadSampleError, MmclError
 from mmcl.media import Picture, Sound
 from mmcl.media.image import rgb
 from mmcl.towers import Tower
-from mmcl.types import Batch, Transform
+from mmcl.types import Batch, Transform, modality_of
 
 
 class MultiTower(nn.Module):
@@ -56,15 +56,6 @@ class MultiTower(nn.Module):
         return {modality: self.tower(modality)(rows) for modality, rows in inputs.items()}
 
 
-def tower_of(name: str) -> str:
-    """The tower that a modality, or a copy of one, goes through.
-
-    >>> tower_of("image"), tower_of("text.wrong.2")
-    ('image', 'text')
-    """
-    return name.partition(".")[0]
-
-
 def present_rows(batch: Batch, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
     """The rows of a batch that are there, on the device, by name; those without any are left out."""
     inputs = {}
@@ -87,7 +78,7 @@ def embedded(model: nn.Module, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return model({})
     names: dict[str, list[str]] = {}
     for name in rows:
-        names.setdefault(tower_of(name), []).append(name)
+        names.setdefault(modality_of(name), []).append(name)
     inputs = {t: rows[own[0]] if len(own) == 1 else torch.cat([rows[name] for name in own]) for t, own in names.items()}
     vectors = {}
     for tower, made in model(inputs).items():

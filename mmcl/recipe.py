@@ -15,10 +15,10 @@ from mmcl.data.source import Selector, columns
 from mmcl.data.store import default_cache
 from mmcl.errors import MmclError
 from mmcl.losses import ObjectiveSpec
-from mmcl.model import tower_of
 from mmcl.optimizers import OptimizerPart, SchedulePart
 from mmcl.registry import Part, Spec, explain
 from mmcl.towers import Asset, TowerPart
+from mmcl.types import modality_of
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -172,15 +172,15 @@ class Recipe(Spec):
         for modality in self.towers:
             if "." in modality:
                 raise MmclError(
-                    f"towers.{modality}: what has a dot in its name goes through {tower_of(modality)}'s tower."
+                    f"towers.{modality}: what has a dot in its name goes through {modality_of(modality)}'s tower."
                 )
             if modality not in have:
                 raise MmclError(
                     f"towers.{modality}: data.train does not say where {modality} lies; its modalities are {have}."
                 )
         for modality in have:
-            if tower_of(modality) not in self.towers:
-                raise MmclError(f"data.train: modalities.{modality}: there is no tower for {tower_of(modality)}.")
+            if modality_of(modality) not in self.towers:
+                raise MmclError(f"data.train: modalities.{modality}: there is no tower for {modality_of(modality)}.")
 
     def _copies_fit(self) -> None:
         try:
@@ -207,7 +207,7 @@ class Recipe(Spec):
     def names(self) -> list[str]:
         """What the objective sees: each modality and its copies, by tower."""
         every = [name for several in columns(self.data.sources, self.data.copies).values() for name in several]
-        return [name for tower in self.towers for name in every if tower_of(name) == tower]
+        return [name for tower in self.towers for name in every if modality_of(name) == tower]
 
     @property
     def extras(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,6 +16,20 @@ from mmcl.errors import MmclError
 Draw = Callable[[], np.random.Generator]
 """Gives the generator of one value, seeded by (seed, epoch, sample, copy), from its beginning; only asked for where
 something is drawn. It is the thread's only one: what is drawn for another value begins it anew."""
+
+
+def modality_of(name: str) -> str:
+    """The modality, and so the tower, of which a name with dots is a copy.
+
+    >>> modality_of("image"), modality_of("text.wrong.2")
+    ('image', 'text')
+    """
+    return name.partition(".")[0]
+
+
+def without_copies(names: Iterable[str]) -> list[str]:
+    """The modalities among names."""
+    return [name for name in names if "." not in name]
 
 
 def sample_id(who: str) -> int:
@@ -124,7 +138,7 @@ class Embeddings:
     @property
     def modalities(self) -> list[str]:
         """Names of the modalities, without further copies."""
-        return [m for m in self.all if "." not in m]
+        return without_copies(self.all)
 
     def generator(self, *numbers: int) -> torch.Generator:
         """A generator of the CPU for this step, the same on every process; ``numbers`` tell draws of a step apart."""

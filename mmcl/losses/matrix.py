@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,6 +12,7 @@ from mmcl.losses.guide import Alike, Guide
 from mmcl.losses.statistics import Largest, LargestPlaces, Statistic
 from mmcl.losses.views import Edge
 from mmcl.losses.walk import Block, Mask, Walk, unless_all
+from mmcl.losses.walk import Found as Seen
 from mmcl.types import Embeddings
 
 Asked = Mapping[str, Statistic]
@@ -83,27 +85,21 @@ class Matrix:
             own: whether the scores of what belongs together are found on the way.
             guide: of all rows and columns.
         """
-        rows, every = self.e.own, slice(0, self.anchors_there.shape[0])
-        walk = replace(self._walk(rows, every, self.e.offset, guide), rows=asked, own=own, row_factors=self.row_factors)
-        if both and self.whole:
-            walk = replace(walk, columns=asked, column_factors=self.column_factors)
-        found = walk(_rows(self.anchors, rows), self.tuples, self.scale, self.bias)
+        columns = asked if both and self.whole else {}
+        found = self._forward(guide, rows=asked, columns=columns, own=own)
         sides = [found.rows, found.columns] if both else [found.rows]
         if both and not self.whole:
-            walk = self._walk(every, rows, -self.e.offset, guide)
-            walk = replace(walk, columns=asked, column_factors=self.column_factors)
-            sides[1] = walk(self.anchors, _rows(self.tuples, rows), self.scale, self.bias).columns
+            sides[1] = self.side(False, asked, guide)
         return Found(found.own, sides)
 
-    def side(self, forward: bool, asked: Asked) -> dict[str, Tensor]:
+    def side(self, forward: bool, asked: Asked, guide: Guide | None = None) -> dict[str, Tensor]:
         """Statistics of this process's rows alone, or of its columns alone."""
-        rows, every = self.e.own, slice(0, self.anchors_there.shape[0])
         if forward:
-            walk = replace(self._walk(rows, every, self.e.offset, None), rows=asked, row_factors=self.row_factors)
-            return walk(_rows(self.anchors, rows), self.tuples, self.scale, self.bias).rows
-        walk = self._walk(every, rows, -self.e.offset, None)
+            return self._forward(guide, rows=asked).rows
+        every = slice(0, self.anchors_there.shape[0])
+        walk = self._walk(every, self.e.own, -self.e.offset, guide)
         walk = replace(walk, columns=asked, column_factors=self.column_factors)
-        return walk(self.anchors, _rows(self.tuples, rows), self.scale, self.bias).columns
+        return walk(self.anchors, self.rows(False), self.scale, self.bias).columns
 
     def hardest(self, forward: bool, k: int) -> Int[Tensor, "rows k"]:
         """Which candidates have the k highest scores of each row of this process; -1 where there are fewer."""
@@ -111,11 +107,11 @@ class Matrix:
 
     def rows(self, forward: bool) -> Features:
         """Features of this process's rows, or of its columns."""
-        return _rows(self.anchors if forward else self.tuples, self.e.own)
+        return tuple(f[self.e.own] for f in (self.anchors if forward else self.tuples))
 
     def pairs(self) -> Float[Tensor, " rows"]:
         """Scores of this process's anchors with their own candidates."""
-        return self.score.pairs(_rows(self.anchors, self.e.own), _rows(self.tuples, self.e.own))
+        return self.score.pairs(self.rows(True), self.rows(False))
 
     def against(self, forward: bool, more: Candidates, asked: Asked) -> dict[str, Tensor]:
         """Statistics of this process's rows (or columns) over more candidates."""
@@ -138,11 +134,11 @@ class Matrix:
         wanted: Asked = asked if more.top_k is None else {"hardest": Largest(k=more.top_k)}
         if forward:
             walk = Walk(self.score, mask, rows=wanted, block=self.block)
-            found = walk(_rows(self.anchors, own), self.score.candidates(more.vectors), self.scale, self.bias).rows
+            found = walk(self.rows(True), self.score.candidates(more.vectors), self.scale, self.bias).rows
         else:
             walk = Walk(self.score, mask.transposed(), columns=wanted, block=self.block)
             anchors = self.score.anchors(more.vectors[0])
-            found = walk(anchors, _rows(self.tuples, own), self.scale, self.bias).columns
+            found = walk(anchors, self.rows(False), self.scale, self.bias).columns
         if more.top_k is None:
             return found
         return {name: s.plain(found["hardest"] * s.scale, 1) for name, s in asked.items()}
@@ -150,8 +146,14 @@ class Matrix:
     def rows_with(self, forward: bool, vectors: Sequence[Float[Tensor, "rows dim"]]) -> Float[Tensor, " rows"]:
         """Scores of this process's rows, each with a candidate of its own among those given."""
         if forward:
-            return self.score.pairs(_rows(self.anchors, self.e.own), self.score.candidates(vectors))
-        return self.score.pairs(self.score.anchors(vectors[0]), _rows(self.tuples, self.e.own))
+            return self.score.pairs(self.rows(True), self.score.candidates(vectors))
+        return self.score.pairs(self.score.anchors(vectors[0]), self.rows(False))
+
+    def _forward(self, guide: Guide | None, **asked: Any) -> Seen:
+        """This process's rows against all columns, and, where they are asked too, columns against these rows."""
+        walk = self._walk(self.e.own, slice(0, self.anchors_there.shape[0]), self.e.offset, guide)
+        walk = replace(walk, row_factors=self.row_factors, column_factors=self.column_factors, **asked)
+        return walk(self.rows(True), self.tuples, self.scale, self.bias)
 
     def _walk(self, rows: slice, columns: slice, diagonal: int, guide: Guide | None) -> Walk:
         there = unless_all(self.anchors_there[rows]), unless_all(self.tuples_there[columns])
@@ -177,7 +179,3 @@ def merged(asked: Asked, one: Mapping[str, Tensor], other: Mapping[str, Tensor])
 def nothing(asked: Asked, like: Float[Tensor, " rows"]) -> dict[str, Tensor]:
     """Statistics of rows without candidates."""
     return {name: s.result(s.empty(like.shape[0], like.detach())) for name, s in asked.items()}
-
-
-def _rows(features: Features, part: slice) -> Features:
-    return tuple(f[part] for f in features)

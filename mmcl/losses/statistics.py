@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Over = Literal["others", "negatives", "positives"]
@@ -76,7 +77,7 @@ class LogSumExp(Statistic):
         return a.logsumexp(dim)
 
     def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return log_add_exp(one, other)
+        return log_sum_exp(torch.stack([one, other]))
 
 
 @dataclass(frozen=True)
@@ -231,11 +232,13 @@ class Expected(Statistic):
         return torch.stack([mean, log], 1)
 
 
-def log_add_exp(one: Tensor, other: Tensor) -> Tensor:
-    """``log(exp(one) + exp(other))``, whose gradient is zero, not NaN, where both are -inf."""
-    nothing = (one == -INFINITY) & (other == -INFINITY)
-    sum_ = torch.logaddexp(one.masked_fill(nothing, 0.0), other.masked_fill(nothing, 0.0))
-    return sum_.masked_fill(nothing, -INFINITY)
+def log_sum_exp(
+    logits: Float[Tensor, "some rows"], there: Bool[Tensor, "some rows"] | None = None
+) -> Float[Tensor, " rows"]:
+    """Over the first dimension, of what is there; -inf where nothing is, and no gradient then instead of NaN."""
+    logits = logits if there is None else logits.masked_fill(~there, -INFINITY)
+    nothing = (logits == -INFINITY).all(0)
+    return logits.masked_fill(nothing, 0.0).logsumexp(0).masked_fill(nothing, -INFINITY)
 
 
 def _log_sum_exp(a: Tensor, dim: int) -> Tensor:

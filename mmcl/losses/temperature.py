@@ -1,7 +1,7 @@
 """The number that scores are divided by."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,15 @@ class TemperatureSpec(Spec):
         if self.init < self.min:
             raise MmclError(f"init {self.init} lies below min {self.min}; lower `min` or raise `init`.")
         return self
+
+
+def temperature_said(value: Any, usual: TemperatureSpec) -> Any:
+    """What a recipe says of a temperature, completed: a number is fixed, and a mapping changes what is usual."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"init": value, "learn": False, "min": value}
+    if isinstance(value, dict):
+        return {**usual.model_dump(), **value}
+    return usual if value is None else value
 
 
 class Temperature(nn.Module):

@@ -10,7 +10,7 @@ from mmcl.losses.base import CONTRASTS, SCORES, Contrast, ContrastPart, Score, S
 from mmcl.losses.line import LineSpec, several
 from mmcl.losses.negatives.base import NEGATIVES, NegativesPart
 from mmcl.losses.targets.base import TARGETS, SoftTargets, Targets, TargetsPart
-from mmcl.losses.temperature import TemperatureSpec
+from mmcl.losses.temperature import TemperatureSpec, temperature_said
 from mmcl.losses.transforms.base import TRANSFORMS
 from mmcl.losses.views import VIEWS, Edge, View, ViewPart
 from mmcl.registry import Part
@@ -87,11 +87,7 @@ class TermSpec(LineSpec):
                 )
             return None
         usual: TemperatureSpec = contrast.temperature or _class(info.data["score"], SCORES).temperature
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return {"init": value, "learn": False, "min": value}
-        if isinstance(value, dict):
-            return {**usual.model_dump(), **value}
-        return usual if value is None else value
+        return temperature_said(value, usual)
 
     @model_validator(mode="after")
     def _sense(self) -> "TermSpec":
@@ -163,7 +159,7 @@ class TermSpec(LineSpec):
         contrast: type[Contrast] = _class(self.contrast, CONTRASTS)
         if contrast.one_way and self.directions != "both":
             raise MmclError(f"directions: {self.contrast.name} looks at every pair once; there are no directions.")
-        several = self.directions == "joint" or any(_class(part, NEGATIVES).adds for part in self.negatives)
+        many = self.directions == "joint" or any(_class(part, NEGATIVES).adds for part in self.negatives)
         assert self.view is not None
         captions, names = self.view.name == "captions", [part.name for part in self.negatives]
         self._negatives_fit(names)
@@ -171,7 +167,7 @@ class TermSpec(LineSpec):
             raise MmclError("negatives: a bank holds the captions of all rows already; no `view: captions`.")
         if "null" in names and (contrast.one_way or self.directions == "joint"):
             raise MmclError("negatives: null: each direction has a null of its own, so both must be asked, one by one.")
-        if contrast.single and (several or captions):
+        if contrast.single and (many or captions):
             raise MmclError(
                 f"{self.contrast.name} cannot put candidates of several matrices into one row: no further negatives, "
                 "no `directions: joint`, no captions."
@@ -210,13 +206,15 @@ class TermSpec(LineSpec):
         view: View = self.view.build()
         score: type[Score] = _class(self.score, SCORES)
         for part in self.negatives:
-            _class(part, NEGATIVES).check(part, modalities)
-        self._is_looked_for(view.edges(modalities))
-        for edge in view.edges(modalities):
+            if unknown := [m for m in _class(part, NEGATIVES).named(part) if m not in modalities]:
+                raise MmclError(f"negatives: {part.name}: {unknown[0]!r} is not among {modalities}.")
+        edges = view.edges(modalities)
+        self._is_looked_for(edges)
+        for edge in edges:
             if len(edge.others) < score.least or (score.most or len(edge.others)) < len(edge.others):
                 needed = f"{score.least + 1}{'' if score.least == score.most else ' or more'}"
                 raise MmclError(f"{self.score.name} is for {needed} modalities; got {modalities}.")
-        if not view.edges(modalities):
+        if not edges:
             raise MmclError(f"view: {self.view.name} finds nothing to compare among {modalities}.")
 
     def _is_looked_for(self, edges: list[Edge]) -> None:

@@ -9,6 +9,7 @@ from pydantic import PlainValidator, SerializeAsAny
 
 from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
+from mmcl.types import without_copies
 
 
 class Edge(NamedTuple):
@@ -54,7 +55,7 @@ class Pairs(View):
         for pair in self.pairs or []:
             if not set(pair) <= set(modalities):
                 raise MmclError(f"the pair {list(pair)} is not among {list(modalities)}.")
-        return [Edge(a, (b,)) for a, b in self.pairs or combinations(plain(modalities), 2)]
+        return [Edge(a, (b,)) for a, b in self.pairs or combinations(without_copies(modalities), 2)]
 
 
 class _Anchored(View):
@@ -67,7 +68,7 @@ class _Anchored(View):
         """All modalities but the anchor."""
         if self.anchor not in modalities:
             raise MmclError(f"the anchor {self.anchor!r} is not among {list(modalities)}.")
-        return tuple(m for m in plain(modalities) if m != self.anchor)
+        return tuple(m for m in without_copies(modalities) if m != self.anchor)
 
 
 @VIEWS.register("star")
@@ -122,7 +123,7 @@ class Rotating(View):
 
     def edges(self, modalities: Sequence[str]) -> list[Edge]:
         """One matrix a modality."""
-        modalities = plain(modalities)
+        modalities = without_copies(modalities)
         return [Edge(a, tuple(m for m in modalities if m != a)) for a in modalities]
 
 
@@ -155,8 +156,3 @@ class Captions(View):
             raise MmclError(f"{self.anchor!r} cannot be searched in its own captions.")
         copies = [m for m in modalities if m.startswith(f"{self.of}.") and m.removeprefix(f"{self.of}.").isdigit()]
         return [Edge(self.anchor, (self.of,), tuple(copies))]
-
-
-def plain(modalities: Sequence[str]) -> list[str]:
-    """Modalities without further copies."""
-    return [m for m in modalities if "." not in m]

@@ -2,15 +2,16 @@
 
 from mmcl import distributed
 from mmcl.errors import MmclError
-from mmcl.model import MultiTower, tower_of
+from mmcl.model import MultiTower
 from mmcl.recipe import Recipe
 from mmcl.training import mixing
+from mmcl.types import modality_of
 
 
 def check_copies(recipe: Recipe, model: MultiTower) -> None:
     """Refuse copies that would be the same vector again."""
     for modality, count in recipe.data.copies.items():
-        base = tower_of(modality)
+        base = modality_of(modality)
         tower = model.tower(base)
         if count > 1 and tower.takes != "text" and not tower.varies:
             raise MmclError(
@@ -22,7 +23,7 @@ def check_copies(recipe: Recipe, model: MultiTower) -> None:
 def check_mixing(recipe: Recipe, model: MultiTower) -> None:
     """Refuse mixtures of what cannot be mixed, or across processes."""
     for name, spec in recipe.data.mix.items():
-        takes = model.tower(tower_of(name)).takes
+        takes = model.tower(modality_of(name)).takes
         if takes != "image" and (takes == "text" or spec.kind == "cutmix"):
             what = "pictures" if spec.kind == "cutmix" else "pictures or sounds"
             raise MmclError(f"data.mix.{name}: {spec.kind} mixes {what}, and this is {takes}.")

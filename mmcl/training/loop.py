@@ -16,7 +16,7 @@ from mmcl import checkpoints, distributed
 from mmcl.data import Stream
 from mmcl.errors import MmclError
 from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
-from mmcl.model import Encoder, embedded, present_rows, tower_of
+from mmcl.model import Encoder, embedded, present_rows
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, build_model
 from mmcl.training import checks, mixing
@@ -24,7 +24,7 @@ from mmcl.training.average import Average
 from mmcl.training.bad_samples import BadSamples, in_words
 from mmcl.training.progress import Metrics, ProgressLine, Row
 from mmcl.training.record import gathered, placed
-from mmcl.types import Batch
+from mmcl.types import Batch, modality_of
 
 Evaluate = Callable[[Encoder], dict[str, float]]
 """What measures the model: metric -> number."""
@@ -78,7 +78,7 @@ class Trainer:
             endless=True,
             last_batch=recipe.data.last_batch,
             cache=recipe.data.cache.open,
-            transforms={m: transforms[tower_of(m)] for m in recipe.data.modalities},
+            transforms={m: transforms[modality_of(m)] for m in recipe.data.modalities},
             copies=recipe.data.copies,
         )
         self.objective = Objective(recipe.objective, recipe.dim).to(self.device)
@@ -209,7 +209,7 @@ class Trainer:
         norm = self._clip(parameters)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if not getattr(self.optimizer, "step_was_skipped", False):  # fp16 skips steps whose gradients overflow
+        if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips steps whose gradients overflow
             self.objective.after_step_()
             if self.average is not None:
                 self.average.update(self.model)

@@ -15,12 +15,11 @@ from mmcl.losses.base import SCORES, Features, Score, ScorePart
 from mmcl.losses.line import Line, LineSpec, built
 from mmcl.losses.precision import full_precision
 from mmcl.losses.scores.unit import unit
-from mmcl.losses.statistics import LogSumExp
-from mmcl.losses.temperature import Temperature, TemperatureSpec
-from mmcl.losses.views import plain
+from mmcl.losses.statistics import LogSumExp, log_sum_exp
+from mmcl.losses.temperature import Temperature, TemperatureSpec, temperature_said
 from mmcl.losses.walk import Block, Mask, Walk, unless_all
 from mmcl.registry import Part, Registry
-from mmcl.types import Embeddings
+from mmcl.types import Embeddings, without_copies
 
 
 class Views:
@@ -131,11 +130,7 @@ class MultiViewSpec(LineSpec):
     @classmethod
     def _default_temperature(cls, value: Any, info: Any) -> Any:
         usual = SCORES.classes[info.data["score"].name].temperature if "score" in info.data else TemperatureSpec()
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return {"init": value, "learn": False, "min": value}
-        if isinstance(value, dict):
-            return {**usual.model_dump(), **value}
-        return usual if value is None else value
+        return temperature_said(value, usual)
 
     @model_validator(mode="after")
     def _sense(self) -> "MultiViewSpec":
@@ -160,7 +155,7 @@ class MultiViewSpec(LineSpec):
         for m in self.modalities or []:
             if m not in modalities:
                 raise MmclError(f"{m!r} is not among {modalities}.")
-        if len(self.modalities or plain(modalities)) < 2:
+        if len(self.modalities or without_copies(modalities)) < 2:
             raise MmclError(f"it compares two modalities or more; got {modalities}.")
 
     def build(self, dim: int | None = None) -> "MultiViewTerm":
@@ -189,12 +184,3 @@ class MultiViewTerm(Line):
             views = Views(embeddings, names, self.score, self.temperature.scale, distinct, self.spec.block)
             losses = self.multi_view(views)
             return torch.where(views.counted, losses, 0.0).sum() / views.count.clamp(min=1)
-
-
-def log_sum_exp(
-    logits: Float[Tensor, "some rows"], there: Bool[Tensor, "some rows"] | None = None
-) -> Float[Tensor, " rows"]:
-    """Over the first dimension, of what is there; -inf where nothing is, and no gradient then instead of NaN."""
-    logits = logits if there is None else logits.masked_fill(~there, float("-inf"))
-    nothing = (logits == float("-inf")).all(0)
-    return logits.masked_fill(nothing, 0.0).logsumexp(0).masked_fill(nothing, float("-inf"))

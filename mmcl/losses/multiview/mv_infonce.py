@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmcl.losses.multiview.base import MULTI_VIEWS, MultiView, Views, log_sum_exp
+from mmcl.losses.multiview.base import MULTI_VIEWS, MultiView, Views
+from mmcl.losses.statistics import log_sum_exp
 
 
 @MULTI_VIEWS.register("mv_infonce")

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from pydantic import PlainValidator, SerializeAsAny
 from torch import Tensor, nn
 
-from mmcl.errors import MmclError
 from mmcl.losses.guide import Alike
 from mmcl.losses.matrix import Candidates, Matrix
 from mmcl.losses.views import Edge
@@ -49,21 +48,22 @@ class Negatives(nn.Module):
         """Which entries are so similar that they may be positives, and are left out."""
         return None
 
-    @staticmethod
-    def looks_for(said: Any) -> list[str]:
-        """Modalities whose search the part that a recipe says bears on; all, where none are named."""
-        return []
+    @classmethod
+    def looks_for(cls, said: Any) -> list[str]:
+        """Modalities whose search the part that a recipe says bears on, its ``of``; all, where it names none."""
+        of = getattr(said, "of", [])
+        return [of] if isinstance(of, str) else list(of)
 
-    @staticmethod
-    def check(said: Any, modalities: Sequence[str]) -> None:
-        """Refuse modalities with which the part that a recipe says can do nothing; copies are among them."""
+    @classmethod
+    def named(cls, said: Any) -> list[str]:
+        """Modalities and copies that must be there."""
+        return cls.looks_for(said)
 
 
 NEGATIVES: Registry[Negatives] = Registry("negatives")
 NegativesPart = Annotated[SerializeAsAny[Part], PlainValidator(NEGATIVES.check)]
 
 
-def refuse_unknown(name: str, modality: str, modalities: Sequence[str]) -> None:
-    """A modality that a part names must be there."""
-    if modality not in modalities:
-        raise MmclError(f"negatives: {name}: {modality!r} is not among {list(modalities)}.")
+def weight_name(modality: str) -> str:
+    """Name of what a part keeps of a modality, since names of weights have no dots."""
+    return modality.replace(".", "-")

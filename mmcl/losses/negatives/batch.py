@@ -11,10 +11,10 @@ from torch import Tensor
 from mmcl.errors import MmclError
 from mmcl.losses.guide import Alike
 from mmcl.losses.matrix import Candidates, Matrix
-from mmcl.losses.negatives.base import NEGATIVES, Negatives, refuse_unknown
+from mmcl.losses.negatives.base import NEGATIVES, Negatives
 from mmcl.losses.targets.base import By, vectors
 from mmcl.losses.views import Edge
-from mmcl.types import Embeddings
+from mmcl.types import Embeddings, modality_of
 
 
 @NEGATIVES.register("in_batch")
@@ -185,20 +185,19 @@ class Provided(Negatives):
         """The wrong ones; in a tuple, beside what is right of the others."""
         found = []
         for copy in self.copies:
-            base, wanted = copy.partition(".")[0], matrix.modalities(forward)
+            base, wanted = modality_of(copy), matrix.modalities(forward)
             if base in wanted:
                 names = [copy if m == base else m for m in wanted]
                 there = torch.stack([matrix.e.present[m] for m in names]).all(0)
                 found.append(Candidates([matrix.e.all[m] for m in names], there))
         return found
 
-    @staticmethod
-    def looks_for(said: Any) -> list[str]:
+    @classmethod
+    def looks_for(cls, said: Any) -> list[str]:
         """What the copies are copies of."""
-        return [copy.partition(".")[0] for copy in said.copies]
+        return [modality_of(copy) for copy in said.copies]
 
-    @staticmethod
-    def check(said: Any, modalities: Sequence[str]) -> None:
-        """The copies must be there."""
-        for copy in said.copies:
-            refuse_unknown("provided", copy, modalities)
+    @classmethod
+    def named(cls, said: Any) -> list[str]:
+        """The copies."""
+        return list(said.copies)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from mmcl.errors import MmclError
 from mmcl.losses.guide import Alike, Vectors
 from mmcl.losses.line import Extra
 from mmcl.losses.matrix import Candidates, Matrix
-from mmcl.losses.negatives.base import NEGATIVES, Negatives, refuse_unknown
+from mmcl.losses.negatives.base import NEGATIVES, Negatives, weight_name
 from mmcl.losses.scores.unit import unit
+from mmcl.losses.targets.base import looked_up
 
 
 @NEGATIVES.register("queue")
@@ -63,7 +64,7 @@ class Queue(Negatives):
         self.size, self.of, self.by, self.top_k = size, of, by or {}, top_k
         if unknown := set(self.by) - set(of):
             raise MmclError(f"negatives: queue: by: {sorted(unknown)} have no queue; `of` names {of}.")
-        for m in map(_key, of):
+        for m in map(weight_name, of):
             self.register_buffer(f"{m}_vectors", torch.zeros(size, dim))
             self.register_buffer(f"{m}_ids", torch.zeros(size, dtype=torch.long))
             self.register_buffer(f"{m}_there", torch.zeros(size, dtype=torch.bool))
@@ -76,13 +77,11 @@ class Queue(Negatives):
         if m not in self.of:
             return []
         name = self.by.get(m, m)
-        found = e.extras.get(name, e.all.get(name))
-        if found is None:
-            raise MmclError(f"negatives: queue: {name!r} is neither among the extras nor among {list(e.all)}.")
-        if found.ndim != 2 or found.shape[1] != self.get_buffer(f"{_key(m)}_vectors").shape[1]:
+        found = looked_up(e, name)
+        if found.shape[1] != self.get_buffer(f"{weight_name(m)}_vectors").shape[1]:
             raise MmclError(f"negatives: queue: {name!r} is not of the embeddings' width; got {tuple(found.shape)}.")
-        self.seen[m] = found.detach(), e.ids, e.present[name] & e.present[m]
-        vectors, ids, there = (self.get_buffer(f"{_key(m)}_{kind}") for kind in ("vectors", "ids", "there"))
+        self.seen[m] = found, e.ids, e.present[name] & e.present[m]
+        vectors, ids, there = (self.get_buffer(f"{weight_name(m)}_{kind}") for kind in ("vectors", "ids", "there"))
         # copies: the queue moves on before backward has made the tiles again, where losses are accumulated
         return [Candidates([vectors.to(found.dtype, copy=True)], there.clone(), ids.clone(), top_k=self.top_k)]
 
@@ -95,25 +94,10 @@ class Queue(Negatives):
         places = (place + torch.arange(rows, device=place.device)) % self.size
         for m, noted in self.seen.items():
             for kind, new in zip(("vectors", "ids", "there"), noted, strict=True):
-                old = self.get_buffer(f"{_key(m)}_{kind}")
+                old = self.get_buffer(f"{weight_name(m)}_{kind}")
                 old[places] = new[-rows:].to(old)
         place.copy_((place + rows) % self.size)
         self.seen = {}
-
-    @staticmethod
-    def looks_for(said: Any) -> list[str]:
-        """Of which it holds rows."""
-        return list(said.of)
-
-    @staticmethod
-    def check(said: Any, modalities: Sequence[str]) -> None:
-        """The modalities must be there."""
-        for m in said.of:
-            refuse_unknown("queue", m, modalities)
-
-
-def _key(m: str) -> str:
-    return m.replace(".", "-")  # names of buffers have no dots
 
 
 @NEGATIVES.register("bank")
@@ -181,13 +165,3 @@ class Bank(Negatives):
     def replaces(self, matrix: Matrix, forward: bool) -> bool:
         """Where the file's modality is looked for, unless the batch's are wanted too."""
         return self.alone and matrix.modalities(forward) == (self.of,)
-
-    @staticmethod
-    def looks_for(said: Any) -> list[str]:
-        """Of which it holds rows."""
-        return [said.of]
-
-    @staticmethod
-    def check(said: Any, modalities: Sequence[str]) -> None:
-        """The modality must be there."""
-        refuse_unknown("bank", said.of, modalities)

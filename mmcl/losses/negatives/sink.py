@@ -1,7 +1,7 @@
 """A common candidate for what matches nothing (Visualness)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmcl.losses.matrix import Candidates, Matrix
-from mmcl.losses.negatives.base import NEGATIVES, Negatives, refuse_unknown
+from mmcl.losses.negatives.base import NEGATIVES, Negatives, weight_name
 
 
 @NEGATIVES.register("null")
@@ -41,35 +41,20 @@ class Null(Negatives):
 
     def __init__(self, of: Annotated[list[str], Field(min_length=1)], *, dim: int) -> None:
         super().__init__()
-        self.vectors = nn.ParameterDict({_key(m): nn.Parameter(torch.randn(dim) / dim**0.5) for m in of})
+        self.vectors = nn.ParameterDict({weight_name(m): nn.Parameter(torch.randn(dim) / dim**0.5) for m in of})
 
     def more(self, matrix: Matrix, forward: bool) -> Sequence[Candidates | Float[Tensor, "rows drawn"]]:
         """The null, for rows that have a candidate of their own."""
         (m,) = matrix.modalities(forward)
-        if _key(m) not in self.vectors:
+        if weight_name(m) not in self.vectors:
             return []
         matched = matrix.anchors_there & matrix.tuples_there
-        return [Candidates([self.vectors[_key(m)][None].to(matrix.scale.dtype)], rows=matched)]
+        return [Candidates([self.vectors[weight_name(m)][None].to(matrix.scale.dtype)], rows=matched)]
 
     def sink(self, matrix: Matrix, forward: bool) -> Float[Tensor, " rows"] | None:
         """The null's score with every row."""
         (m,) = matrix.modalities(forward)
-        if _key(m) not in self.vectors:
+        if weight_name(m) not in self.vectors:
             return None
         rows = matrix.e.own.stop - matrix.e.own.start
-        return matrix.rows_with(forward, [self.vectors[_key(m)].to(matrix.scale.dtype).expand(rows, -1)])
-
-    @staticmethod
-    def looks_for(said: Any) -> list[str]:
-        """Of which it holds rows."""
-        return list(said.of)
-
-    @staticmethod
-    def check(said: Any, modalities: Sequence[str]) -> None:
-        """The modalities must be there."""
-        for m in said.of:
-            refuse_unknown("null", m, modalities)
-
-
-def _key(m: str) -> str:
-    return m.replace(".", "-")  # names of weights have no dots
+        return matrix.rows_with(forward, [self.vectors[weight_name(m)].to(matrix.scale.dtype).expand(rows, -1)])

@@ -13,9 +13,8 @@ from torch import Tensor
 from mmcl.errors import MmclError
 from mmcl.losses.line import Line, LineSpec, built
 from mmcl.losses.precision import full_precision
-from mmcl.losses.views import plain
 from mmcl.registry import Part, Registry
-from mmcl.types import Embeddings
+from mmcl.types import Embeddings, without_copies
 
 
 class Regularizer(ABC):
@@ -52,7 +51,7 @@ class RegularizerSpec(LineSpec):
         """Refuse modalities with which it can do nothing."""
         least = REGULARIZERS.classes[self.regularize.name].least
         pairs: list[tuple[str, str]] = getattr(self.regularize, "pairs", None) or []
-        if not pairs and len(plain(modalities)) < least:
+        if not pairs and len(without_copies(modalities)) < least:
             raise MmclError(f"it compares {least} modalities; got {modalities}.")
         for m in [*_spoken_of(self.regularize), *(m for pair in pairs for m in pair)]:
             if m not in modalities:

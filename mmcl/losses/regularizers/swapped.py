@@ -116,9 +116,7 @@ class Swapped(Regularizer):
             mine = by_rows(
                 lambda _, r, c: -(r[0] @ c[0].T / self.epsilon + dual).logsumexp(1), (rows[e.own],), (columns,)
             )
-            everyone = dual.new_zeros(dual.shape)
-            everyone[e.own] = torch.where(seen[e.own], mine, 0.0)
-            return e.total(everyone).masked_fill(~seen, -float("inf"))
+            return e.everyone(torch.where(seen[e.own], mine, 0.0)).masked_fill(~seen, -float("inf"))
 
         f = g = torch.zeros_like(x[:, 0]).masked_fill(~seen, -float("inf"))
         for _ in range(self.iterations):

@@ -107,19 +107,24 @@ def vectors(e: Embeddings, by: By, edge: Edge) -> Vectors:
         sides = (edge.anchor, *edge.others)
         if len(sides) > 2 or any(m not in by for m in sides):
             raise MmclError(f"`by` must name vectors of {' and '.join(sides)}, two modalities; it names {by}.")
-        one, other = (_lookup(e, by[m]) for m in sides)
+        one, other = (by[m] for m in sides)
     else:
-        one = other = _lookup(e, by)
-    if one[0].shape[1] != other[0].shape[1]:
-        raise MmclError(f"`by`: {by} have widths {one[0].shape[1]} and {other[0].shape[1]}; they must be equal.")
-    return Vectors(one[0], other[0], one[1], other[1])
+        one = other = by
+    rows, columns = looked_up(e, one), looked_up(e, other)
+    if rows.shape[1] != columns.shape[1]:
+        raise MmclError(f"`by`: {by} have widths {rows.shape[1]} and {columns.shape[1]}; they must be equal.")
+    return Vectors(unit(rows), unit(columns), e.present[one], e.present[other])
 
 
-def _lookup(e: Embeddings, name: str) -> tuple[Tensor, Tensor]:
+def looked_up(e: Embeddings, name: str) -> Tensor:
+    """Vectors of an extra, or of a modality, held still.
+
+    Raises:
+        MmclError: there are none of that name.
+    """
     found = e.extras.get(name, e.all.get(name))
     if found is None:
         raise MmclError(f"`by`: {name!r} is neither among the extras {list(e.extras)} nor among {list(e.all)}.")
     if found.ndim != 2:
         raise MmclError(f"`by`: {name!r} is no vector a row but of shape {tuple(found.shape)}.")
-    with torch.no_grad():
-        return unit(found), e.present[name]
+    return found.detach()

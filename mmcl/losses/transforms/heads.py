@@ -11,7 +11,7 @@ from mmcl.errors import MmclError
 from mmcl.losses.precision import full_precision
 from mmcl.losses.scores.unit import wide
 from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, known, with_vectors
-from mmcl.types import Embeddings
+from mmcl.types import Embeddings, modality_of
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -71,8 +71,8 @@ class Heads(EmbeddingTransform):
         vectors: dict[str, Tensor] = {}
         with full_precision(e.ids.device):
             for m, x in e.all.items():
-                if m.split(".")[0] in self.heads:
-                    made = self._of(m.split(".")[0], x)
+                if modality_of(m) in self.heads:
+                    made = self._of(modality_of(m), x)
                     vectors[m] = torch.where(e.present[m][:, None], made, 0.0)
                 elif x.shape[1] == self.out:
                     vectors[m] = x
