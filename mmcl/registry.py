@@ -62,7 +62,10 @@ def _plain(cls: type[BaseModel], kind: str, loc: tuple[int | str, ...], message:
 
 def explain(error: ValidationError, where: str) -> MmclError:
     """All errors of what a person wrote, each with its path, as one message."""
-    lines = [f"  {'.'.join(map(str, e['loc'])) or 'in all'}: {e['msg']}" for e in error.errors()]
+    lines = [
+        f"  {'.'.join(map(str, e['loc'])) or 'in all'}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors()
+    ]
     return MmclError("\n".join([f"{where}:", *lines]))
 
 

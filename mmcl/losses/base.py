@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -145,6 +145,11 @@ class Contrast(ABC):
     """Whether it must know the smallest value of the score."""
     temperature: ClassVar[TemperatureSpec | None] = None
     """Where a recipe does not say; None leaves it to the score."""
+
+    @classmethod
+    def check_temperature(cls, said: Any, temperature: TemperatureSpec | None) -> None:
+        """Refuse a temperature that does not go with what a recipe says of the contrast."""
+        return None
 
     @abstractmethod
     def statistics(self, shared: bool) -> dict[str, Statistic]:

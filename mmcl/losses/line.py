@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -35,8 +35,12 @@ def _weight(value: Any) -> float | Ramp:
     return Ramp.model_validate(value) if isinstance(value, dict | Ramp) else _NUMBER.validate_python(value)
 
 
+@dataclass(frozen=True)
 class Extra:
     """Marks an argument that names one of `Embeddings.extras`, or several (a mapping's values)."""
+
+    held: bool = False
+    """Whether it may name a modality too, whose own vectors are held still."""
 
 
 def several(value: Any) -> Any:
@@ -67,10 +71,17 @@ class LineSpec(Spec):
 
     @model_validator(mode="after")
     def _mixtures(self) -> "LineSpec":
-        for part in self.transform:
-            if not self.mixable and TRANSFORMS.classes[part.name].mixes:  # type: ignore[attr-defined]
+        for part in self.mixers:
+            if not self.mixable:
                 raise MmclError(f"transform: {part.name} mixes rows, and {self.title} has no targets to be mixed too.")
+        if len(self.mixers) > 1:
+            raise MmclError(f"transform: rows are mixed once; {[part.name for part in self.mixers]} mix them again.")
         return self
+
+    @property
+    def mixers(self) -> list[Part]:
+        """Transforms that make mixtures of rows."""
+        return [part for part in self.transform if TRANSFORMS.classes[part.name].mixes]  # type: ignore[attr-defined]
 
     @property
     def title(self) -> str:
@@ -81,8 +92,8 @@ class LineSpec(Spec):
         """Refuse modalities with which the term can do nothing; copies (`image.2`) are among them."""
         raise NotImplementedError
 
-    def extras(self) -> set[str]:
-        """Names that parts of the term look up among the extras (some may be modalities, held still)."""
+    def extras(self) -> dict[str, bool]:
+        """Names that parts of the term look up among the extras, and whether each may be a modality instead."""
         return _extras(self)
 
     def check_mixed(self, mixed: Collection[str], modalities: list[str]) -> None:
@@ -100,7 +111,9 @@ class LineSpec(Spec):
         """
         self.check(modalities)
         self.check_mixed(mixed, modalities)
-        for name in sorted(self.extras() - set(extras) - set(modalities)):
+        for name, held in sorted(self.extras().items()):
+            if name in extras or (held and name in modalities):
+                continue
             how = "training.ema" if name.startswith("ema.") else "extras of the data"
             have = f"there are: {', '.join(sorted(extras))}" if extras else "there are none"
             hint = did_you_mean(name, extras).rstrip("?.") if extras else ""
@@ -158,16 +171,18 @@ def built(part: Part, dim: int | None) -> Any:
     return part.build(**dict.fromkeys(part.wants, dim))
 
 
-def _extras(said: Any) -> set[str]:
-    """Names in fields that are marked with `Extra`, at any depth."""
-    found = set[str]()
+def _extras(said: Any) -> dict[str, bool]:
+    """Names in fields that are marked with `Extra`, at any depth, and whether each may be a modality's."""
+    found: list[tuple[str, bool]] = []
     if isinstance(said, list):
-        found = found.union(*(_extras(one) for one in said))
+        found = [named for one in said for named in _extras(one).items()]
     elif isinstance(said, Spec):
         for key, field in type(said).model_fields.items():
             value = getattr(said, key)
-            if any(isinstance(mark, Extra) for mark in field.metadata):
-                found |= {value} if isinstance(value, str) else set(value.values() if value else ())
+            mark = next((mark for mark in field.metadata if isinstance(mark, Extra)), None)
+            if mark is None:
+                found += _extras(value).items()
             else:
-                found |= _extras(value)
-    return found
+                names = [value] if isinstance(value, str) else list((value or {}).values())
+                found += [(name, mark.held) for name in names]
+    return {name: all(held for other, held in found if other == name) for name, _ in found}

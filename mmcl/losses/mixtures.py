@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmcl.errors import MmclError
 from mmcl.losses.matrix import Matrix
 
 
@@ -21,21 +20,17 @@ def targets(matrix: Matrix, own: Float[Tensor, " rows"]) -> tuple[Target, Target
     """Targets of this process's rows, and of its columns; None where no rows are mixtures.
 
     A mixture asks for its own counterpart and for its partner's, and both ask for it by the same weights. A partner
-    that lacks one of the two has no counterpart: its weight falls away.
+    that lacks one of the two has no counterpart: its weight falls away. Only the anchor, or a candidate of one
+    modality, may be mixtures (`TermSpec.takes_mixed`).
 
     Args:
         matrix: the scores.
         own: scores of this process's rows with their own candidates.
-
-    Raises:
-        MmclError: both sides are mixtures, or a member of a tuple is.
     """
     e, edge = matrix.e, matrix.edge
     mixed = [m for m in (edge.anchor, *edge.others) if m in e.mixed]
     if not mixed:
         return None
-    if len(mixed) > 1 or (mixed != [edge.anchor] and len(edge.others) > 1):
-        raise MmclError(f"{', '.join(mixed)}: only the anchor, or a candidate of one modality, can be mixtures.")
     valid, partner = matrix.anchors_there & matrix.tuples_there, e.mixed[mixed[0]].partner
     weight = e.mixed[mixed[0]].weight.to(own.dtype)
     mine, other = torch.where(valid, weight, 0.0), torch.where(valid & valid[partner], 1 - weight, 0.0)

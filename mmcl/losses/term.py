@@ -172,7 +172,7 @@ class Term(Line):
         """Targets of rows that are mixtures, in both directions."""
         if not {matrix.edge.anchor, *matrix.edge.others} & set(matrix.e.mixed):
             return None
-        self.spec.check_mixed(matrix.e.mixed, list(matrix.e.all))
+        self.spec.takes_mixed(matrix.e.mixed, list(matrix.e.all))
         return mixtures.targets(matrix, own)
 
     def _loss(self, parts: "list[_Rows]") -> Float[Tensor, ""]:

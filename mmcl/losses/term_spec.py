@@ -11,9 +11,9 @@ from mmcl.losses.line import LineSpec, several
 from mmcl.losses.negatives.base import NEGATIVES, NegativesPart
 from mmcl.losses.targets.base import TARGETS, SoftTargets, Targets, TargetsPart
 from mmcl.losses.temperature import TemperatureSpec, temperature_said
-from mmcl.losses.transforms.base import TRANSFORMS
 from mmcl.losses.views import VIEWS, Edge, View, ViewPart
 from mmcl.registry import Part
+from mmcl.types import without_copies
 
 if TYPE_CHECKING:
     from mmcl.losses.term import Term
@@ -106,16 +106,29 @@ class TermSpec(LineSpec):
             raise MmclError(f"{title}: {self.contrast.name} needs a score that has a smallest value.")
         self._targets_fit(title)
         self._matrices_fit()
-        if any(_class(part, TRANSFORMS).mixes for part in self.transform):
+        if self.mixers:
             self._targets_can_be_mixed()
+        contrast.check_temperature(self.contrast, self.temperature)
         return self
 
     def check_mixed(self, mixed: Collection[str], modalities: list[str]) -> None:
-        """Refuse rows that are mixtures where targets cannot be."""
+        """Refuse rows that are mixtures where targets cannot be, or that would be mixed again."""
+        if mixed and self.mixers:
+            raise MmclError(f"transform: {self.mixers[0].name}: rows of {', '.join(mixed)} are mixtures already.")
+        self.takes_mixed(mixed, modalities)
+
+    def takes_mixed(self, mixed: Collection[str], modalities: list[str]) -> None:
+        """Refuse mixtures among what a matrix compares, where it has no targets for them."""
         assert self.view is not None
         view: View = self.view.build()
-        if any(m in mixed for edge in view.edges(modalities) for m in (edge.anchor, *edge.others, *edge.copies)):
-            self._targets_can_be_mixed()
+        for edge in view.edges(modalities):
+            found = [m for m in (edge.anchor, *edge.others, *edge.copies) if m in mixed]
+            if found:
+                self._targets_can_be_mixed()
+            if len(found) > 1 or (found not in ([], [edge.anchor]) and len(edge.others) > 1):
+                raise MmclError(
+                    f"{', '.join(found)}: only the anchor, or a candidate of one modality, can be mixtures."
+                )
 
     def _targets_can_be_mixed(self) -> None:
         if not _class(self.contrast, CONTRASTS).soft:
@@ -208,6 +221,9 @@ class TermSpec(LineSpec):
         for part in self.negatives:
             if unknown := [m for m in _class(part, NEGATIVES).named(part) if m not in modalities]:
                 raise MmclError(f"negatives: {part.name}: {unknown[0]!r} is not among {modalities}.")
+        for part in self.mixers:
+            for m in getattr(part, "modalities", None) or without_copies(modalities):
+                self.takes_mixed([m], modalities)
         edges = view.edges(modalities)
         self._is_looked_for(edges)
         for edge in edges:

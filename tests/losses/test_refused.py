@@ -7,6 +7,7 @@ import torch
 
 import mmcl
 from mmcl.errors import MmclError
+from mmcl.losses import check_objective
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "toward nothing": (
@@ -30,11 +31,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "mixtures of positives": ({"negatives": ["in_batch", "mixed"], "targets": "shared"}, "may be positives"),
     "mixtures of lengths": ({"negatives": ["in_batch", "mixed"], "score": "lorentz"}, "about lengths too"),
+    "a temperature that only grows": ({"contrast": "sogclr", "temperature": {"learn": True}}, "set `rho`"),
+    "mixed twice": ({"transform": ["mixup", "mixup"]}, "mixed once"),
+    "graded by vectors": ({"targets": {"name": "graded", "by": "text"}}, "needs the extra 'text'"),
     "several widths": (
         {"negatives": {"name": "null", "of": ["image"]}, "transform": {"name": "matryoshka", "dims": [2, 4]}},
         "several widths",
     ),
 }
+
+
+def test_members_of_a_tuple_are_not_mixed() -> None:
+    said = {"score": "gram", "anchor": "text", "transform": "mixup"}
+    (line,) = check_objective(said)
+    with pytest.raises(MmclError, match="image: only the anchor"):
+        line.fits(["text", "image", "audio"], [])
+    (line,) = check_objective({**said, "transform": {"name": "mixup", "modalities": ["text"]}})
+    line.fits(["text", "image", "audio"], [])
 
 
 @pytest.mark.parametrize("case", REFUSED)

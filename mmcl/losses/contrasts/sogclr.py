@@ -1,7 +1,7 @@
 """The global contrastive loss: every sample remembers what its negatives amounted to (SogCLR, FastCLIP)."""
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -82,6 +82,15 @@ class Sogclr(Contrast, nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.proposed: dict[str, tuple[Tensor, Tensor]] = {}  # ids and values of all processes, until the step is made
 
+    @classmethod
+    def check_temperature(cls, said: Any, temperature: TemperatureSpec | None) -> None:
+        """Refuse to learn one that costs nothing."""
+        if temperature is not None and temperature.learn and said.rho == 0:
+            raise MmclError(
+                "temperature: with sogclr a learned one only grows where it costs nothing; set `rho` (FastCLIP: 6.5 to "
+                "16), or let the temperature be a number."
+            )
+
     def statistics(self, shared: bool) -> dict[str, Statistic]:
         """Log-sum-exp of the others."""
         return {"others": LogSumExp()}
@@ -110,11 +119,6 @@ class Sogclr(Contrast, nn.Module):
         self, side: Side, known: Float[Tensor, "rows columns"], seen: Bool[Tensor, " rows"]
     ) -> Float[Tensor, "..."]:
         """Temperature of all rows, or of each."""
-        if side.scale.requires_grad and self.rho == 0:
-            raise MmclError(
-                "sogclr: a learned temperature only grows where it costs nothing; set `rho` (FastCLIP: 6.5 to 16), or "
-                "let the temperature be a number."
-            )
         return 1 / side.scale
 
     def mixed(

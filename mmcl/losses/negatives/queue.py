@@ -55,7 +55,7 @@ class Queue(Negatives):
         self,
         size: Annotated[int, Field(ge=1)],
         of: Annotated[list[str], Field(min_length=1)],
-        by: Annotated[dict[str, str] | None, Extra()] = None,
+        by: Annotated[dict[str, str] | None, Extra(held=True)] = None,
         top_k: Annotated[int, Field(ge=1)] | None = None,
         *,
         dim: int,

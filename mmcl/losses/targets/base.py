@@ -18,7 +18,7 @@ from mmcl.losses.views import Edge
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings
 
-By = Annotated[str | dict[str, str], Extra()]
+By = Annotated[str | dict[str, str], Extra(held=True)]
 """Whose similarities: a name of `Embeddings.extras` (or a modality itself, held still), or one for each modality."""
 
 
