@@ -69,6 +69,13 @@ def score(
     if not made.least <= len(others) <= (made.most or len(others)):
         number = f"{made.least}" + ("" if made.least == made.most else " or more")
         raise MmclError(f"score {name!r} compares an anchor with {number} other modalities; got {list(embeddings)}.")
+    shapes = {m: tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for m, x in embeddings.items()}
+    candidates = {shapes[m] for m in others}
+    if len(candidates) > 1 or any(len(s) != 2 or s[1] != shapes[anchor][1] for s in shapes.values()):
+        raise MmclError(
+            f"score {name!r}: embeddings are (rows, dim) tensors of one width, candidates all of the same rows; got "
+            f"{shapes}."
+        )
     scores = made(embeddings[anchor], *(embeddings[m] for m in others))
     return -scores if made.smaller_is_closer else scores
 

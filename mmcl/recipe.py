@@ -156,7 +156,7 @@ class Recipe(Spec):
         self._copies_fit()
         for number, term in enumerate(self.objective):
             try:
-                term.fits(self.names, self.extras, self.data.mix)
+                term.fits(self.names, dict.fromkeys(self.extras), self.data.mix, self.dim)
             except MmclError as error:
                 raise MmclError(f"objective.{number}: {error}") from None
         if self.training.ema is not None and not self.training.ema.evaluate and not self.averaged:

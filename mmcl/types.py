@@ -140,6 +140,11 @@ class Embeddings:
         """Names of the modalities, without further copies."""
         return without_copies(self.all)
 
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return next(iter(self.all.values())).shape[1]
+
     def generator(self, *numbers: int) -> torch.Generator:
         """A generator of the CPU for this step, the same on every process; ``numbers`` tell draws of a step apart."""
         words = np.random.SeedSequence([self.seed % 2**64, self.step, *numbers]).generate_state(2, np.uint32)
@@ -165,8 +170,8 @@ class Embeddings:
         extras: Mapping[str, Shaped[Tensor, "batch ..."]] | None = None,
     ) -> "Embeddings":
         """The record of one process that holds the whole batch; everything present and distinct unless told."""
+        _check(vectors, present, keys, extras or {})
         extras = {name: _seen(x.detach(), (present or {}).get(name)) for name, x in (extras or {}).items()}
-        _check(vectors, present, keys, extras)
         first = next(iter(vectors.values()))
         rows, device = first.shape[0], first.device
         everything = torch.ones(rows, dtype=torch.bool, device=device)
@@ -193,6 +198,12 @@ def _seen(x: Tensor, there: Tensor | None) -> Tensor:
     return x.masked_fill(~there.view(-1, *[1] * (x.ndim - 1)), 0.0)
 
 
+def _tensors(given: Mapping[str, Any]) -> None:
+    for name, x in given.items():
+        if not isinstance(x, Tensor):
+            raise MmclError(f"{name}: a tensor is needed; got {type(x).__name__}.")
+
+
 def _check(
     vectors: Mapping[str, Tensor],
     present: Mapping[str, Tensor] | None,
@@ -202,6 +213,7 @@ def _check(
     """Refuse what is no batch."""
     if not vectors:
         raise MmclError("there are no embeddings.")
+    _tensors({**(present or {}), **extras, **vectors})
     shapes = {m: tuple(x.shape) for m, x in vectors.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
         raise MmclError(f"embeddings are (rows, dim) tensors, all of the same shape; got {shapes}.")
@@ -217,5 +229,6 @@ def _check(
             raise MmclError(
                 f"extras[{name!r}] has a row for each of {rows}, and a name of its own; got {tuple(x.shape)}."
             )
-    if keys is not None and len(keys) != rows:
-        raise MmclError(f"keys are one a row, {rows}; got {len(keys)}.")
+    if keys is not None and (len(keys) != rows or not all(isinstance(key, str) for key in keys)):
+        kinds = sorted({type(key).__name__ for key in keys})
+        raise MmclError(f"keys are strings, one a row, {rows}; got {len(keys)} ({', '.join(kinds)}).")

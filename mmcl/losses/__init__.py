@@ -26,8 +26,8 @@ from mmcl.losses.multiview.poly import Poly
 from mmcl.losses.negatives.base import NEGATIVES, Negatives
 from mmcl.losses.negatives.batch import Distinct, InBatch, InModal, Provided, TooAlike
 from mmcl.losses.negatives.mixed import Mixed
+from mmcl.losses.negatives.null_anchor import NullAnchor
 from mmcl.losses.negatives.queue import Bank, Queue
-from mmcl.losses.negatives.sink import Null
 from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets
 from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
@@ -123,7 +123,7 @@ __all__ = [
     "MvInfoNce",
     "Negatives",
     "Neighbours",
-    "Null",
+    "NullAnchor",
     "Objective",
     "ObjectiveSpec",
     "Pairs",

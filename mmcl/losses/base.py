@@ -147,9 +147,14 @@ class Contrast(ABC):
     """Where a recipe does not say; None leaves it to the score."""
 
     @classmethod
-    def check_temperature(cls, said: Any, temperature: TemperatureSpec | None) -> None:
-        """Refuse a temperature that does not go with what a recipe says of the contrast."""
-        return None
+    def check(cls, said: Any, term: Any) -> None:
+        """Refuse what does not go together.
+
+        Args:
+            said: what a recipe says of the contrast.
+            term: what it says of the whole term (`TermSpec`).
+        """
+        return
 
     @abstractmethod
     def statistics(self, shared: bool) -> dict[str, Statistic]:

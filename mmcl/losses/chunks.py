@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 from mmcl.losses.base import Features, vjp_of
 from mmcl.losses.precision import full_precision
 
-ENTRIES = 2**22  # of a matrix that exist at once
+ENTRIES = 2**20  # of a matrix that exist at once on a CPU, whose allocator keeps several times as much
+GPU_ENTRIES = 2**24
 
 ByRow = Callable[[slice, Features, Features], Tensor]
 """Makes one number a row of some rows and all columns. The slice says which rows: what has no gradient (masks,
@@ -41,8 +42,10 @@ class _ByRows(torch.autograd.Function):
         ctx.function, ctx.split = function, split
         ctx.save_for_backward(*features)
         with full_precision(rows[0].device, exact=True):
-            made = [function(part, _cut(rows, part), columns) for part in _parts(rows, columns)]
-        return torch.cat(made) if made else rows[0].new_zeros(0)
+            made = torch.empty_like(rows[0][:, 0])  # at once: small results between large ones would split the heap
+            for part in _parts(rows, columns):
+                made[part] = function(part, _cut(rows, part), columns)
+        return made
 
     @staticmethod
     @once_differentiable
@@ -59,7 +62,8 @@ class _ByRows(torch.autograd.Function):
 
 
 def _parts(rows: Features, columns: Features) -> list[slice]:
-    count, side = rows[0].shape[0], max(1, ENTRIES // max(1, columns[0].shape[0]))
+    entries = ENTRIES if rows[0].device.type == "cpu" else GPU_ENTRIES
+    count, side = rows[0].shape[0], max(1, entries // max(1, columns[0].shape[0]))
     return [slice(r, min(r + side, count)) for r in range(0, count, side)]
 
 

@@ -1,6 +1,5 @@
 """What a person looks at while a model trains: where the embeddings lie, and which term moves them."""
 
-from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from mmcl.losses.objective import Objective
 from mmcl.losses.scores.unit import unit
+from mmcl.losses.transforms.base import with_vectors
 from mmcl.types import Embeddings
 
 FEW = 256  # rows whose singular values are computed
@@ -74,7 +74,7 @@ def gradient_norms(objective: Objective, embeddings: Embeddings) -> dict[str, Fl
     """
     leaves = {m: x.detach().to(torch.promote_types(x.dtype, torch.float32)) for m, x in embeddings.all.items()}
     leaves = {m: x.requires_grad_() for m, x in leaves.items()}
-    record = replace(embeddings, all=leaves)
+    record = with_vectors(embeddings, leaves)
     norms: dict[str, Tensor] = {}
     for title, term in objective:
         if term.spec.active(embeddings.step):

@@ -1,7 +1,7 @@
 """A line of an objective: what all kinds of terms have in common."""
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.losses.temperature import Temperature
-from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, TransformPart
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, Seen, TransformPart
 from mmcl.registry import Part, Spec
 from mmcl.types import Embeddings
 
@@ -41,6 +41,8 @@ class Extra:
 
     held: bool = False
     """Whether it may name a modality too, whose own vectors are held still."""
+    axes: int = 2
+    """Of the extra: 2 for a vector a row, 1 for a number."""
 
 
 def several(value: Any) -> Any:
@@ -92,8 +94,8 @@ class LineSpec(Spec):
         """Refuse modalities with which the term can do nothing; copies (`image.2`) are among them."""
         raise NotImplementedError
 
-    def extras(self) -> dict[str, bool]:
-        """Names that parts of the term look up among the extras, and whether each may be a modality instead."""
+    def extras(self) -> dict[str, Extra]:
+        """Names that parts of the term look up among the extras, and what each must be."""
         return _extras(self)
 
     def check_mixed(self, mixed: Collection[str], modalities: list[str]) -> None:
@@ -103,16 +105,29 @@ class LineSpec(Spec):
                 f"rows of {', '.join(mixed)} are mixtures, and {self.title} has no targets to be mixed too."
             )
 
-    def fits(self, modalities: list[str], extras: Collection[str], mixed: Collection[str] = ()) -> None:
+    def fits(self, modalities: list[str], extras: Mapping[str, int | None], mixed: Collection[str], dim: int) -> None:
         """Refuse a record with which the term can do nothing.
 
+        Args:
+            modalities: those of the record, and their copies.
+            extras: those of the record, and how many axes each has, where that is known.
+            mixed: modalities whose rows are mixtures.
+            dim: width of the embeddings.
+
         Raises:
-            MmclError: it lacks modalities or extras.
+            MmclError: it lacks modalities or extras, or has others than parts of the term can take.
         """
-        self.check(modalities)
-        self.check_mixed(mixed, modalities)
-        for name, held in sorted(self.extras().items()):
-            if name in extras or (held and name in modalities):
+        seen = Seen(modalities, (dim,))
+        for part in self.transform:
+            seen = TRANSFORMS.classes[part.name].check(part, seen)  # type: ignore[attr-defined]
+        self.check(seen.names)
+        self.check_mixed(mixed, seen.names)
+        for name, wanted in sorted(self.extras().items()):
+            if extras.get(name, wanted.axes) not in (wanted.axes, None):
+                kinds = {1: "a number", 2: "a vector"}
+                have = kinds.get(extras[name] or 0, f"of {extras[name]} axes")
+                raise MmclError(f"the extra {name!r} is {have} a row, and {kinds[wanted.axes]} is needed.")
+            if name in extras or (wanted.held and name in modalities):
                 continue
             how = "training.ema" if name.startswith("ema.") else "extras of the data"
             have = f"there are: {', '.join(sorted(extras))}" if extras else "there are none"
@@ -138,6 +153,9 @@ class LineSpec(Spec):
 class Line(nn.Module):
     """A term: what one line of an objective makes of the embeddings."""
 
+    borrowed: "Sequence[Line]" = ()
+    """Other lines whose parameters it uses."""
+
     def __init__(self, spec: LineSpec, dim: int | None = None) -> None:
         super().__init__()
         self.spec = spec
@@ -151,7 +169,10 @@ class Line(nn.Module):
             assert isinstance(transform, EmbeddingTransform)
             records = [(w * more, made) for w, record in records for more, made in transform(record)]
         records = [(w, replace(record, number=i)) for i, (w, record) in enumerate(records)]
-        return torch.stack([w * self.value(record) for w, record in records]).sum()
+        values = [self.value(record) for _, record in records]
+        if any(value.ndim for value in values):
+            raise MmclError(f"objective: {self.spec.title} must be one number; got {tuple(values[0].shape)}.")
+        return torch.stack([w * value for (w, _), value in zip(records, values, strict=True)]).sum()
 
     @abstractmethod
     def value(self, embeddings: Embeddings) -> Float[Tensor, ""]:
@@ -168,12 +189,22 @@ def built(part: Part, dim: int | None) -> Any:
         raise MmclError(
             f"{part.name} has weights of the embeddings' width: say it, as in mmcl.objective(..., dim=512)."
         )
-    return part.build(**dict.fromkeys(part.wants, dim))
+    made = part.build(**dict.fromkeys(part.wants, dim))
+    held = (
+        []
+        if isinstance(made, nn.Module)
+        else [k for k, v in vars(made).items() if isinstance(v, nn.Parameter | nn.Module)]
+    )
+    if held:
+        raise MmclError(
+            f"{part.name}: {held[0]} would be neither trained nor saved; make {type(made).__name__} an nn.Module too."
+        )
+    return made
 
 
-def _extras(said: Any) -> dict[str, bool]:
-    """Names in fields that are marked with `Extra`, at any depth, and whether each may be a modality's."""
-    found: list[tuple[str, bool]] = []
+def _extras(said: Any) -> dict[str, Extra]:
+    """Names in fields that are marked with `Extra`, at any depth."""
+    found: list[tuple[str, Extra]] = []
     if isinstance(said, list):
         found = [named for one in said for named in _extras(one).items()]
     elif isinstance(said, Spec):
@@ -184,5 +215,5 @@ def _extras(said: Any) -> dict[str, bool]:
                 found += _extras(value).items()
             else:
                 names = [value] if isinstance(value, str) else list((value or {}).values())
-                found += [(name, mark.held) for name in names]
-    return {name: all(held for other, held in found if other == name) for name, _ in found}
+                found += [(name, mark) for name in names]
+    return dict(sorted(found, key=lambda one: one[1].held, reverse=True))  # the strictest of a name

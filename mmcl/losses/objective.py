@@ -90,6 +90,7 @@ class Objective(nn.Module):
         for _, term in self:
             if isinstance(term, RegularizerTerm):
                 term.regularizer.meet([line for _, line in self])
+                term.borrowed = term.regularizer.borrowed
 
     def forward(
         self,
@@ -115,11 +116,13 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         for title, term in self:
             try:
-                term.spec.fits(list(embeddings.all), embeddings.extras, embeddings.mixed)
+                axes = {name: x.ndim for name, x in embeddings.extras.items()}
+                term.spec.fits(list(embeddings.all), axes, embeddings.mixed, embeddings.dim)
             except MmclError as error:
                 raise MmclError(f"objective: {title}: {error}") from None
-        # a term that is switched off still touches its parameters, so that every process reduces the same gradients
-        total = sum((p.sum() * 0.0 for p in self.parameters()), start=embeddings.ids.new_zeros((), dtype=torch.float32))
+        # every process has gradients of the same parameters, also where a term finds no rows
+        none = embeddings.ids.new_zeros((), dtype=torch.float32)
+        total = sum((p.sum() * 0.0 for p in self.parameters_at(embeddings.step)), start=none)
         for title, term in self:
             if term.spec.active(embeddings.step):
                 part = term(embeddings)
@@ -142,6 +145,16 @@ class Objective(nn.Module):
             if module is not self and isinstance(module, AfterStep):
                 module.after_step_()
 
-    def temperatures(self) -> dict[str, Float[Tensor, ""]]:
-        """Temperature of each term that has one, detached."""
-        return {title: term.temperature.value for title, term in self if term.temperature is not None}
+    def parameters_at(self, step: int) -> list[nn.Parameter]:
+        """Parameters of the terms that count at a step; those of the others have no gradient, and stand still."""
+        active = [term for _, term in self if term.spec.active(step)]
+        terms = [*active, *(line for term in active for line in term.borrowed)]
+        return list(dict.fromkeys(p for term in terms for p in term.parameters()))
+
+    def temperatures(self, step: int = 0) -> dict[str, Float[Tensor, ""]]:
+        """Temperature of each term that has one and counts at a step, detached."""
+        return {
+            title: term.temperature.value
+            for title, term in self
+            if term.temperature is not None and term.spec.active(step)
+        }

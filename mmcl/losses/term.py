@@ -184,6 +184,11 @@ class Term(Line):
         for rows in parts:
             counted = rows.counted[e.own] & enough
             loss = self.contrast(rows.side(counted, count, self.score.lowest))
+            if loss.shape != rows.own.shape:
+                raise MmclError(
+                    f"objective: {self.spec.title}: {self.spec.contrast.name} must return the loss of each of "
+                    f"{len(rows.own)} rows; got {tuple(loss.shape)}."
+                )
             loss = loss if weights is None else loss * weights[e.own].to(loss)
             total = total + torch.where(counted, loss, 0.0).sum()
         return total / count.clamp(min=1)

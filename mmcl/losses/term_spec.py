@@ -11,7 +11,7 @@ from mmcl.losses.line import LineSpec, several
 from mmcl.losses.negatives.base import NEGATIVES, NegativesPart
 from mmcl.losses.targets.base import TARGETS, SoftTargets, Targets, TargetsPart
 from mmcl.losses.temperature import TemperatureSpec, temperature_said
-from mmcl.losses.views import VIEWS, Edge, View, ViewPart
+from mmcl.losses.views import VIEWS, Edge, View, ViewPart, check_pairs
 from mmcl.registry import Part
 from mmcl.types import without_copies
 
@@ -68,9 +68,7 @@ class TermSpec(LineSpec):
         if value is None and "score" in info.data:
             view = _class(info.data["score"], SCORES).view
             return None if view == "tuple" else VIEWS.check(view)
-        for pair in getattr(value, "pairs", None) or []:
-            if pair[0] == pair[1]:
-                raise MmclError(f"{list(pair)} pairs a modality with itself.")
+        check_pairs(getattr(value, "pairs", None) or [])
         return value
 
     @field_validator("temperature", mode="before")
@@ -108,7 +106,7 @@ class TermSpec(LineSpec):
         self._matrices_fit()
         if self.mixers:
             self._targets_can_be_mixed()
-        contrast.check_temperature(self.contrast, self.temperature)
+        contrast.check(self.contrast, self)
         return self
 
     def check_mixed(self, mixed: Collection[str], modalities: list[str]) -> None:
@@ -138,8 +136,8 @@ class TermSpec(LineSpec):
             raise MmclError("rows are mixtures, whose targets are the two that were mixed: take `targets: identity`.")
         if getattr(self.score, "shuffle", False):
             raise MmclError(f"rows are mixtures, and {self.score.name} shuffles the candidates that they hold.")
-        if self.directions == "joint" or {"null", "alike", "queue"} & {part.name for part in self.negatives}:
-            raise MmclError("rows are mixtures, with two targets: no `joint`, `null`, `alike` or `queue`.")
+        if self.directions == "joint" or {"null_anchor", "alike", "queue"} & {part.name for part in self.negatives}:
+            raise MmclError("rows are mixtures, with two targets: no `joint`, `null_anchor`, `alike` or `queue`.")
 
     def _targets_fit(self, title: str) -> None:
         """Targets that the contrast, the negatives and the directions can take."""
@@ -178,8 +176,10 @@ class TermSpec(LineSpec):
         self._negatives_fit(names)
         if captions and "bank" in names:
             raise MmclError("negatives: a bank holds the captions of all rows already; no `view: captions`.")
-        if "null" in names and (contrast.one_way or self.directions == "joint"):
-            raise MmclError("negatives: null: each direction has a null of its own, so both must be asked, one by one.")
+        if "null_anchor" in names and (contrast.one_way or self.directions == "joint"):
+            raise MmclError(
+                "negatives: null_anchor: each direction has a null of its own, so both must be asked, one by one."
+            )
         if contrast.single and (many or captions):
             raise MmclError(
                 f"{self.contrast.name} cannot put candidates of several matrices into one row: no further negatives, "
@@ -202,9 +202,14 @@ class TermSpec(LineSpec):
             raise MmclError("negatives: the bank takes the place of the batch's rows; say `alone: false` to have both.")
         if "mixed" in names and not _class(self.score, SCORES).symmetric:
             raise MmclError(f"negatives: mixed mixes directions, and {self.score.name} is about lengths too.")
-        wide = sorted({"null", "queue", "bank"} & set(names))
+        wide = sorted({"null_anchor", "queue", "bank"} & set(names))
         if wide and any(part.name == "matryoshka" for part in self.transform):
             raise MmclError(f"transform: matryoshka makes embeddings of several widths, and {wide} have one.")
+
+    @property
+    def shared(self) -> bool:
+        """Whether a row can have several positives."""
+        return _class(self.targets, TARGETS).shared
 
     @property
     def title(self) -> str:

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import PlainValidator, SerializeAsAny
+from pydantic import Field, PlainValidator, SerializeAsAny
 
 from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
 from mmcl.types import without_copies
+
+Modalities = Annotated[list[str], Field(min_length=1)]
+ModalityPairs = Annotated[list[tuple[str, str]], Field(min_length=1)]
 
 
 class Edge(NamedTuple):
@@ -18,6 +21,22 @@ class Edge(NamedTuple):
     anchor: str
     others: tuple[str, ...]
     copies: tuple[str, ...] = ()  # further copies of a candidate: each is a positive, and searches its anchor itself
+
+
+def check_once(name: str, said: Sequence[str]) -> None:
+    """Refuse a list that names something twice: it would count twice."""
+    for m in said:
+        if said.count(m) > 1:
+            raise MmclError(f"{name}: {list(said)} names {m!r} twice.")
+
+
+def check_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse a modality with itself, and what is said twice."""
+    for pair in pairs:
+        if pair[0] == pair[1]:
+            raise MmclError(f"{list(pair)} pairs a modality with itself.")
+        if sum(set(pair) == set(other) for other in pairs) > 1:
+            raise MmclError(f"pairs: {list(pair)} stands there twice, and would count twice.")
 
 
 class View(ABC):
@@ -47,7 +66,7 @@ class Pairs(View):
         [('text', ('image',), ()), ('text', ('audio',), ()), ('image', ('audio',), ())]
     """
 
-    def __init__(self, pairs: list[tuple[str, str]] | None = None) -> None:
+    def __init__(self, pairs: ModalityPairs | None = None) -> None:
         self.pairs = pairs
 
     def edges(self, modalities: Sequence[str]) -> list[Edge]:
@@ -133,7 +152,8 @@ class Captions(View):
 
     The anchor's positives are all its captions (`targets: shared`; `softmax` takes the mean inside or outside the
     logarithm), among the captions of all rows; every caption searches its anchor. `directions: joint` with
-    `positives: in` is MIL-NCE.
+    `positives: in` is MIL-NCE. Rows that show the same thing are positives of one another in both searches. A row takes
+    part where it has the first caption.
 
     Args:
         anchor: the modality that has one copy.

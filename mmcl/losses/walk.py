@@ -158,6 +158,8 @@ class Walk:
 
     def tiles(self, shape: tuple[int, int], device: torch.device) -> Iterator[tuple[slice, slice]]:
         """The tiles of the matrix, row by row."""
+        if not self.asked:
+            return
         side = self.block
         if side is None or side == "auto":  # a tile should stay in a CPU's cache, and keep a GPU busy
             side = self.score.block if device.type == "cpu" else 4096

@@ -173,7 +173,7 @@ class Trainer:
             self.seen |= {f"grad_norm/{name}": value for name, value in norms.items()}
         # partial losses sum to the loss, but DDP averages their gradients
         self.accelerator.backward(out.total * distributed.world_size())
-        distributed.average_gradients(self.objective.parameters())
+        distributed.average_gradients(self.objective.parameters_at(self.step))
         self.bad.note(batch, self.step)
         return out
 
@@ -247,7 +247,7 @@ class Trainer:
             "step": self.step,
             "samples": self.stream.samples_seen,
             **means,
-            **{f"temperature/{name}": t.item() for name, t in self.objective.temperatures().items()},
+            **{f"temperature/{name}": t.item() for name, t in self.objective.temperatures(self.step - 1).items()},
             **_finite(self.seen),
             "grad_norm": float(window.norm) / done,
             "lr": self.lr,

@@ -22,7 +22,7 @@ NEGATIVE_PARTS: dict[str, Any] = {
     "alike": {"name": "alike", "by": "teacher.text", "above": 0.3},
     "in_modal": "in_modal",
     "provided": {"name": "provided", "copies": ["image.wrong"]},
-    "null": {"name": "null", "of": ["image"]},
+    "null_anchor": {"name": "null_anchor", "of": ["image"]},
     "queue": {"name": "queue", "size": 12, "of": ["image", "text"], "top_k": 3},
     "mixed": {"name": "mixed", "hardest": 3, "count": 2, "with_query": 1},
 }

@@ -43,6 +43,16 @@ def test_collapse_shows() -> None:
     assert same["a-b/hardest_negative"].item() == pytest.approx(1)
 
 
+def test_gradient_norms_count_what_a_term_makes_of_this_processs_rows(
+    vectors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mmcl.losses.regularizers.koleo.Koleo.__call__", lambda self, e: e.local["text"].square().sum() / 2
+    )
+    norms = gradient_norms(mmcl.objective({"regularize": "koleo"}).double(), Embeddings.single(vectors))
+    assert norms["koleo"].item() == pytest.approx(vectors["text"].norm().item())
+
+
 def test_gradient_norms_are_those_of_each_weighted_term(vectors: dict[str, Tensor]) -> None:
     terms = [{"temperature": 0.2, "weight": 3.0}, {"regularize": "uniformity"}, {"temperature": 0.1, "from_step": 9}]
     objective = mmcl.objective(terms).double()

@@ -214,7 +214,10 @@ def test_memory_does_not_grow_with_the_square_of_the_batch(
         ),
         ({"name": "structure", "teachers": {"audio": "teacher.text"}}, "'audio' is not among"),
         ({"name": "structure", "teachers": {}}, "at least 1 item"),
-        ({"name": "structure", "teachers": {"text": "grade"}}, "'grade' holds a vector a row"),
+        (
+            {"name": "structure", "teachers": {"text": "grade"}},
+            "the extra 'grade' is a number a row, and a vector is needed",
+        ),
         ({"name": "score_matrix", "teachers": {"text": "teacher.text"}}, "it compares two modalities"),
         ({"name": "score_matrix", "teachers": TEACHERS, "pairs": [["text", "audio"]]}, "'audio' has no teacher"),
         ({"name": "score_matrix", "teachers": {**TEACHERS, "text": "same.text"}}, "are of one width"),

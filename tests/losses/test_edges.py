@@ -1,6 +1,7 @@
 """Where objectives could break: no rows, no bound, long vectors, candidates that are drawn, settings given in part."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -56,3 +57,43 @@ def test_a_tuple_may_be_its_centroid() -> None:
     for i, j in ((0, 0), (3, 5)):
         expected = references.centroid(x["text"][i], x["image"][j], x["audio"][j])
         assert found[i, j].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_repulsion_without_negatives_leaves_the_distance_of_the_positives() -> None:
+    """Eq. 4 of CACR without its second sum."""
+    same = {"text": torch.ones(2, 3), "image": torch.ones(2, 3)}
+    contrast: dict[str, Any] = {"contrast": "cacr", "targets": "shared"}
+    assert mmcl.objective(contrast)(same, keys=["a", "a"]).total.item() == pytest.approx(0, abs=1e-5)
+    two = torch.eye(3, dtype=torch.float64)[:2]
+    found = mmcl.objective(contrast).double()({"text": two, "image": two}, keys=["a", "a"]).total
+    far = math.exp(1 * 2.0) / (1 + math.exp(1 * 2.0))  # t+ = 1, distances 0 and 2
+    assert found.item() == pytest.approx(2 * far)
+
+
+def test_an_angular_margin_of_perfect_pairs_is_exact() -> None:
+    x, m, tau = torch.eye(4, dtype=torch.float64), 0.5, 0.1
+    term = {"contrast": {"name": "margin", "kind": "angular", "m": m}, "temperature": tau}
+    found = mmcl.objective(term).double()({"text": x, "image": x}).total
+    assert found.item() == pytest.approx(math.log1p(3 * math.exp(-math.cos(m) / tau)), rel=1e-6)
+
+
+def test_the_preset_of_debiased_negatives_still_learns_where_positives_are_found() -> None:
+    torch.manual_seed(0)
+    x, noise = torch.nn.functional.normalize(torch.randn(2, 256, 128), dim=-1)
+    y = (0.5 * x + 0.75**0.5 * noise).requires_grad_()
+    mmcl.objective("debiased")({"text": x, "image": y}).total.backward()
+    assert y.grad is not None
+    assert (y.grad.norm(dim=1) > 1e-5).all()
+
+
+def test_neighbours_of_koleo_are_measured_exactly() -> None:
+    torch.manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(8, 16, dtype=torch.float64), dim=1)
+    x = torch.cat([x, torch.nn.functional.normalize(x + 5e-4 * torch.randn_like(x), dim=1)])
+    grads = []
+    for dtype in (torch.float64, torch.float32):
+        leaf = x.to(dtype).requires_grad_()
+        mmcl.objective({"regularize": "koleo"})({"text": leaf}).total.backward()
+        assert leaf.grad is not None
+        grads.append(leaf.grad.double())
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-3 * grads[0].abs().max().item())

@@ -362,7 +362,7 @@ def test_temperatures_are_learned_held_and_told() -> None:
         ({"multi_view": {"name": "poly", "form": "sufficient"}, "score": "kernel"}, "so cosine; not kernel"),
         ({"multi_view": {"name": "poly", "form": "harmonic"}}, "multi_view.form"),
         ({"multi_view": "poly", "modalities": ["text"]}, "at least 2"),
-        ({"multi_view": "poly", "modalities": ["text", "text"]}, "names one twice"),
+        ({"multi_view": "poly", "modalities": ["text", "text"]}, "names 'text' twice"),
         ({"multi_view": "poly", "temperature": {"init": 0.001}}, "init 0.001 lies below min 0.01"),
         ({"multi_view": "poly", "temperature": -1}, "greater than 0"),
     ],

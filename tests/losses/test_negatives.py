@@ -138,7 +138,7 @@ def test_label_smoothing_counts_the_candidates_that_are_left(x: dict[str, Tensor
 
 def test_what_matches_nothing_finds_the_null(x: dict[str, Tensor]) -> None:
     torch.manual_seed(0)
-    made = objective(["in_batch", {"name": "null", "of": ["image"]}], dim=6)
+    made = objective(["in_batch", {"name": "null_anchor", "of": ["image"]}], dim=6)
     (null,) = (p for n, p in made.named_parameters() if "vectors" in n)
     there = torch.ones(ROWS, dtype=torch.bool)
     there[[2, 5]] = False
@@ -348,7 +348,7 @@ def test_bad_input_is_told(tmp_path: Path, x: dict[str, Tensor]) -> None:
     for said, dim, message in cases:
         with pytest.raises(MmclError, match=message):
             mmcl.objective(said, dim)
-    for negatives in ({"name": "provided", "copies": ["text.wrong"]}, {"name": "null", "of": ["audio"]}):
+    for negatives in ({"name": "provided", "copies": ["text.wrong"]}, {"name": "null_anchor", "of": ["audio"]}):
         with pytest.raises(MmclError, match="is not among"):
             objective(negatives, dim=6)(x)
 

@@ -118,15 +118,36 @@ def test_invariant_to_the_order_of_rows_to_rotation_and_to_scale(pair: dict[str,
         torch.testing.assert_close(objective(changed).total, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_terms_switch_on_and_off_by_step_and_still_touch_their_parameters(pair: dict[str, Tensor]) -> None:
+def test_terms_switch_on_and_off_by_step(pair: dict[str, Tensor]) -> None:
     terms = [{"temperature": 0.1, "until_step": 5}, {"temperature": {"init": 0.2}, "from_step": 5, "weight": 3}]
     objective = mmcl.objective(terms)
     early, late = objective(pair, step=4), objective(pair, step=5)
     assert list(early.parts) == ["cosine_softmax_0"]
     assert list(late.parts) == ["cosine_softmax_1"]
     torch.testing.assert_close(late.total, 3 * late.parts["cosine_softmax_1"])
-    early.total.backward()
-    assert objective.terms[1].temperature.log_scale.grad == 0
+
+
+def test_a_term_that_is_off_stands_still(pair: dict[str, Tensor]) -> None:
+    objective = mmcl.objective([{"temperature": 0.1}, {"temperature": {"init": 0.2}, "until_step": 1}])
+    temperature = objective.terms[1].temperature.log_scale
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=0.1, weight_decay=0.1)
+    seen = [temperature.item()]
+    for step in range(3):
+        objective({m: x.clone().requires_grad_() for m, x in pair.items()}, step=step).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(temperature.item())
+    assert seen[0] != seen[1] == seen[2] == seen[3]
+    assert list(objective.temperatures(0)) == ["cosine_softmax_0", "cosine_softmax_1"]
+    assert list(objective.temperatures(1)) == ["cosine_softmax_0"]
+
+
+def test_what_a_line_borrows_has_a_gradient_where_its_own_line_is_off() -> None:
+    lines = [{"score": "lorentz", "until_step": 1}, {"regularize": "entailment"}]
+    objective = mmcl.objective(lines)
+    assert {id(p) for p in objective.parameters_at(5)} == {id(p) for p in objective.parameters()}
+    objective({"text": torch.zeros(3, 4), "image": torch.zeros(3, 4)}, step=5).total.backward()
+    assert all(p.grad is not None for p in objective.parameters())
 
 
 def test_a_weight_may_change_with_the_steps(pair: dict[str, Tensor]) -> None:
@@ -174,7 +195,7 @@ def test_a_pair_that_is_not_there_is_told(pair: dict[str, Tensor]) -> None:
 
 
 def test_what_is_no_batch_is_refused(pair: dict[str, Tensor]) -> None:
-    with pytest.raises(MmclError, match="keys are one a row, 12; got 2"):
+    with pytest.raises(MmclError, match="keys are strings, one a row, 12; got 2"):
         mmcl.objective("clip")(pair, keys=["a", "b"])
     with pytest.raises(MmclError, match="there are no embeddings"):
         mmcl.objective("clip")({})

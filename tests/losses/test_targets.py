@@ -213,7 +213,7 @@ def test_broken_rows_stay_finite(name: str) -> None:
 def test_bad_input_is_told(x: dict[str, Tensor], teacher: Tensor) -> None:
     with pytest.raises(MmclError, match="it needs the extra 'nobody'"):
         mmcl.objective({"targets": {"name": "soft", "by": "nobody"}})(x)
-    with pytest.raises(MmclError, match="no vector a row"):
+    with pytest.raises(MmclError, match="the extra 't' is a number a row, and a vector is needed"):
         mmcl.objective({"targets": {"name": "soft", "by": "t"}})(x, extras={"t": torch.ones(ROWS)})
     by = {"text": "a", "image": "b"}
     with pytest.raises(MmclError, match="must be equal"):
@@ -226,7 +226,7 @@ def test_bad_input_is_told(x: dict[str, Tensor], teacher: Tensor) -> None:
         mmcl.objective({"targets": {"name": "soft", "by": "t"}, "directions": "joint"})
     with pytest.raises(MmclError, match="it needs the extra 'rank'"):
         mmcl.objective({"targets": {"name": "graded", "by": "rank"}})(x)
-    with pytest.raises(MmclError, match="no number a row"):
+    with pytest.raises(MmclError, match="the extra 'rank' is a vector a row, and a number is needed"):
         mmcl.objective({"targets": {"name": "graded", "by": "rank"}})(x, extras={"rank": teacher})
 
 

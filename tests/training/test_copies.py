@@ -19,6 +19,7 @@ from mmcl.data import read_samples, write_shards
 from mmcl.embed import embed_shards
 from mmcl.errors import MmclError
 from mmcl.losses import REGULARIZERS, Regularizer, RegularizerSpec
+from mmcl.losses.line import Extra
 from mmcl.losses.regularizers.base import share
 from mmcl.model import Encoder, present_rows
 from mmcl.recipe import Recipe, check
@@ -50,8 +51,9 @@ class Taught(Regularizer):
 class TaughtSpec(RegularizerSpec):
     """What says that it needs them."""
 
-    def extras(self) -> set[str]:
-        return {"ema.image", "ema.text.2", "grade", "teacher.text"}
+    def extras(self) -> dict[str, Extra]:
+        vectors = dict.fromkeys(("ema.image", "ema.text.2", "teacher.text"), Extra())
+        return {**vectors, "grade": Extra(axes=1)}
 
 
 def npy(values: np.ndarray) -> bytes:

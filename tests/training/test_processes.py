@@ -62,7 +62,7 @@ OBJECTIVES: dict[str, Any] = {
         "anchor": "text",
         "negatives": ["distinct", {"name": "provided", "copies": ["image.wrong"]}],
     },
-    "null": {"negatives": ["in_batch", {"name": "null", "of": ["audio"]}], "anchor": "text"},
+    "null": {"negatives": ["in_batch", {"name": "null_anchor", "of": ["audio"]}], "anchor": "text"},
     "queue": {"negatives": ["in_batch", {"name": "queue", "size": 16, "of": ["image", "text"], "top_k": 5}], **PAIR},
     "mixed": {"negatives": ["in_batch", {"name": "mixed", "hardest": 4, "count": 3, "with_query": 2}]},
     "captions": {"view": {"name": "captions", "anchor": "image", "of": "text"}, "targets": "shared"},

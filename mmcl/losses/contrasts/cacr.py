@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl.losses.base import CONTRASTS, Contrast, Side
-from mmcl.losses.statistics import LogSumExp, SoftmaxMean, Statistic
+from mmcl.losses.statistics import Count, LogSumExp, SoftmaxMean, Statistic
 from mmcl.losses.temperature import TemperatureSpec
 
 
@@ -35,7 +35,8 @@ class Cacr(Contrast):
         to 7 (https://arxiv.org/abs/2105.03746).
 
     Example:
-        >>> far = Side(own=torch.zeros(1), statistics={"repulsion": torch.zeros(1)}, others=torch.ones(1))
+        >>> known = {"repulsion": torch.zeros(1), "negatives": torch.ones(1)}
+        >>> far = Side(own=torch.zeros(1), statistics=known, others=torch.ones(1))
         >>> Cacr()(far)
         tensor([0.])
     """
@@ -50,7 +51,8 @@ class Cacr(Contrast):
 
     def statistics(self, shared: bool) -> dict[str, Statistic]:
         """Means of the negatives and of other positives under their own softmax."""
-        asked: dict[str, Statistic] = {"repulsion": SoftmaxMean(over="negatives" if shared else "others")}
+        over = "negatives" if shared else "others"
+        asked: dict[str, Statistic] = {"repulsion": SoftmaxMean(over=over), "negatives": Count(over=over)}
         if shared:
             asked |= {
                 "attraction": SoftmaxMean(scale=-self.ratio, over="positives"),
@@ -66,4 +68,8 @@ class Cacr(Contrast):
             log = torch.logaddexp(own, side["weight"])
             mean = (own - log).exp() * own + (side["weight"] - log).exp() * side["attraction"]
             attraction = mean / -self.ratio
-        return 2 * (side["repulsion"] - attraction) / side.scale
+        return torch.where(
+            side["negatives"] > 0,
+            2 * (side["repulsion"] - attraction) / side.scale,
+            2 - 2 * attraction / side.scale,  # nobody to be pushed from
+        )

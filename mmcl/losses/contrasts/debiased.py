@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmcl.losses.base import CONTRASTS, Contrast, Side
 from mmcl.losses.statistics import LogSumExp, Statistic
+from mmcl.losses.temperature import TemperatureSpec
 
 
 @CONTRASTS.register("debiased")
@@ -24,7 +25,10 @@ class Debiased(Contrast):
     and the smallest logit :math:`z_{\min}` that there can be (:math:`-1/\tau` for cosines). :math:`\tau^+ = 0` is
     `softmax`.
 
-    Use when: batches hold duplicates that nobody marked; where they are marked, `negatives: distinct` is exact.
+    Use when: batches hold duplicates that nobody marked; where they are marked, `negatives: distinct` is exact. The
+        temperature must be high: once :math:`\tau^+ e^{z_{ip}}` exceeds the mean of the others, the row has reached
+        its floor and has no gradient. Beside unrelated others that never happens at 0.5, and at CLIP's 0.07 from a
+        cosine of about 0.25 on.
     Range: [0, inf).
     Differs from the paper: one positive, as in its main experiments; in logarithms, because e^(-1/tau) is no fp32
         number for small temperatures.
@@ -42,6 +46,7 @@ class Debiased(Contrast):
     """
 
     bounded: ClassVar[bool] = True
+    temperature: ClassVar[TemperatureSpec | None] = TemperatureSpec(init=0.5, learn=False, min=0.5)
 
     def __init__(self, tau_plus: Annotated[float, Field(ge=0, lt=1)] = 0.1) -> None:
         self.tau_plus = tau_plus

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl.losses.base import CONTRASTS, Contrast, Side
+from mmcl.losses.scores.unit import floored_sqrt
 from mmcl.losses.statistics import LogSumExp, Statistic
 
 
@@ -24,7 +25,8 @@ class Margin(Contrast):
     Use when: classes are close and verification by a threshold matters (speakers, faces, products).
     Range: [0, inf).
     Differs from the paper: angles beyond pi - m, where the cosine would rise again, take the straight line
-        s - m sin m, as ArcFace's code does; nothing else.
+        s - m sin m, as ArcFace's code does; the sine is no smaller than the root of what the number type can tell from
+        one (3e-4 in fp32), and has no gradient there.
     Related: `softmax` is m = 0.
 
     Args:
@@ -59,5 +61,5 @@ class Margin(Contrast):
         if self.kind == "additive":
             return s - self.m
         cos, sin = math.cos(self.m), math.sin(self.m)
-        sine = (1 - s.square()).clamp(min=1e-6).sqrt()
+        sine = floored_sqrt(1 - s.square(), torch.finfo(s.dtype).eps)
         return torch.where(s > -cos, s * cos - sine * sin, s - self.m * sin)

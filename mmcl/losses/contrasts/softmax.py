@@ -1,12 +1,13 @@
 """InfoNCE: cross-entropy of a row of scores."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from mmcl.errors import MmclError
 from mmcl.losses.base import CONTRASTS, Contrast, Side
 from mmcl.losses.statistics import Count, LogSumExp, Statistic, Sum
 
@@ -54,6 +55,12 @@ class Softmax(Contrast):
         self, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0, positives: Literal["out", "in"] = "out"
     ) -> None:
         self.label_smoothing, self.positives = label_smoothing, positives
+
+    @classmethod
+    def check(cls, said: Any, term: Any) -> None:
+        """Refuse a mean of several positives where there is one."""
+        if said.positives == "in" and not term.shared:
+            raise MmclError("contrast: softmax: positives: in is about several positives; they need `targets: shared`.")
 
     def statistics(self, shared: bool) -> dict[str, Statistic]:
         """Log-sum-exp of the others; their sum where labels are smoothed; what is said of other positives."""

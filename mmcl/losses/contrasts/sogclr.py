@@ -83,9 +83,9 @@ class Sogclr(Contrast, nn.Module):
         self.proposed: dict[str, tuple[Tensor, Tensor]] = {}  # ids and values of all processes, until the step is made
 
     @classmethod
-    def check_temperature(cls, said: Any, temperature: TemperatureSpec | None) -> None:
-        """Refuse to learn one that costs nothing."""
-        if temperature is not None and temperature.learn and said.rho == 0:
+    def check(cls, said: Any, term: Any) -> None:
+        """Refuse to learn a temperature that costs nothing."""
+        if term.temperature is not None and term.temperature.learn and said.rho == 0:
             raise MmclError(
                 "temperature: with sogclr a learned one only grows where it costs nothing; set `rho` (FastCLIP: 6.5 to "
                 "16), or let the temperature be a number."

@@ -17,6 +17,7 @@ from mmcl.losses.precision import full_precision
 from mmcl.losses.scores.unit import unit
 from mmcl.losses.statistics import LogSumExp, log_sum_exp
 from mmcl.losses.temperature import Temperature, TemperatureSpec, temperature_said
+from mmcl.losses.views import check_once
 from mmcl.losses.walk import Block, Mask, Walk, unless_all
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings, without_copies
@@ -141,8 +142,7 @@ class MultiViewSpec(LineSpec):
             raise MmclError(
                 f"score: the sufficient form compares means of unit vectors, so cosine; not {self.score.name}."
             )
-        if self.modalities is not None and len(set(self.modalities)) < len(self.modalities):
-            raise MmclError(f"modalities: {self.modalities} names one twice.")
+        check_once("modalities", self.modalities or [])
         return self
 
     @property

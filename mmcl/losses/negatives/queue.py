@@ -148,6 +148,9 @@ class Bank(Negatives):
             raise MmclError(f"negatives: bank: {file} is no .npy file of numbers: {error}") from None
         if rows.ndim != 2 or rows.shape[1] != dim or rows.dtype.kind != "f":
             raise MmclError(f"negatives: bank: {file} holds {rows.dtype} of {rows.shape}; wanted (rows, {dim}) floats.")
+        if not len(rows) or not np.isfinite(rows).all():
+            what = "numbers that are not finite" if len(rows) else "no rows"
+            raise MmclError(f"negatives: bank: {file} holds {what}.")
         self.of, self.same, self.alone = of, same, alone
         self.register_buffer("vectors", torch.from_numpy(np.array(rows)).float(), persistent=False)
 

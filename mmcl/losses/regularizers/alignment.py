@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, over_pairs
 from mmcl.losses.scores.unit import unit
+from mmcl.losses.views import ModalityPairs
 from mmcl.types import Embeddings
 
 
@@ -40,7 +41,7 @@ class Alignment(Regularizer):
 
     least = 2
 
-    def __init__(self, alpha: Annotated[float, Field(ge=1)] = 2.0, pairs: list[tuple[str, str]] | None = None) -> None:
+    def __init__(self, alpha: Annotated[float, Field(ge=1)] = 2.0, pairs: ModalityPairs | None = None) -> None:
         self.alpha, self.pairs = alpha, pairs
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:

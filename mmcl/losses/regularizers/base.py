@@ -13,6 +13,7 @@ from torch import Tensor
 from mmcl.errors import MmclError
 from mmcl.losses.line import Line, LineSpec, built
 from mmcl.losses.precision import full_precision
+from mmcl.losses.views import check_once, check_pairs
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings, without_copies
 
@@ -22,6 +23,8 @@ class Regularizer(ABC):
 
     least: ClassVar[int] = 1
     """How many modalities there must be."""
+    borrowed: Sequence[Line] = ()
+    """Other lines whose parameters it uses; `meet` may find them."""
 
     def meet(self, lines: Sequence[Line]) -> None:
         """See all lines of the objective, once they are built. Most share nothing with any of them."""
@@ -56,9 +59,8 @@ class RegularizerSpec(LineSpec):
         for m in [*_spoken_of(self.regularize), *(m for pair in pairs for m in pair)]:
             if m not in modalities:
                 raise MmclError(f"{m!r} is not among {modalities}.")
-        for pair in pairs:
-            if pair[0] == pair[1]:
-                raise MmclError(f"{list(pair)} pairs a modality with itself.")
+        check_pairs(pairs)
+        check_once("modalities", getattr(self.regularize, "modalities", None) or [])
 
     def build(self, dim: int | None = None) -> "RegularizerTerm":
         """The term."""

@@ -12,6 +12,7 @@ from mmcl.errors import MmclError
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer
 from mmcl.losses.scores.unit import unit
 from mmcl.losses.temperature import Positive
+from mmcl.losses.views import Modalities
 from mmcl.types import Embeddings
 
 DEAD = 0.1  # of an even share of the rows, below which a centroid begins anew
@@ -65,7 +66,7 @@ class Clusters(Regularizer, nn.Module):
         clusters: Annotated[int, Field(ge=2)] = 256,
         temperature: Positive = 0.1,
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99,
-        modalities: list[str] | None = None,
+        modalities: Modalities | None = None,
         *,
         dim: int,
     ) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, over_pairs, share
 from mmcl.losses.scores.unit import unit
+from mmcl.losses.views import ModalityPairs
 from mmcl.types import Embeddings
 
 
@@ -53,7 +54,7 @@ class Consistency(Regularizer):
         self,
         in_modal: Annotated[float, Field(ge=0)] = 1.0,
         cross_modal: Annotated[float, Field(ge=0)] = 1.0,
-        pairs: list[tuple[str, str]] | None = None,
+        pairs: ModalityPairs | None = None,
     ) -> None:
         self.in_modal, self.cross_modal, self.pairs = in_modal, cross_modal, pairs
 

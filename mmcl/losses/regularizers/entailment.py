@@ -76,7 +76,7 @@ class Entailment(Regularizer):
                 f"entailment takes curvature and scales from the objective's term with `score: lorentz`; "
                 f"there are {len(found)} such terms."
             )
-        self.term = found[0]
+        self.term, self.borrowed = found[0], found
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """This process's part."""

@@ -7,11 +7,12 @@ from torch import Tensor
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer
 from mmcl.losses.scores.cosine import Cosine
 from mmcl.losses.scores.unit import floored_sqrt
-from mmcl.losses.statistics import Largest
+from mmcl.losses.statistics import LargestPlaces
+from mmcl.losses.views import Modalities
 from mmcl.losses.walk import Mask, Walk
 from mmcl.types import Embeddings
 
-FLOOR = 1e-6  # of a squared distance, below which fp32 knows nothing of it
+FLOOR = 1e-6  # of a squared distance, below which duplicates would tear at one another
 
 
 @REGULARIZERS.register("koleo")
@@ -40,7 +41,7 @@ class Koleo(Regularizer):
         tensor(-0.3466)
     """
 
-    def __init__(self, modalities: list[str] | None = None) -> None:
+    def __init__(self, modalities: Modalities | None = None) -> None:
         self.modalities = modalities
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
@@ -50,9 +51,11 @@ class Koleo(Regularizer):
     def _one(self, e: Embeddings, modality: str) -> Float[Tensor, ""]:
         cosine, valid = Cosine(), e.present[modality]
         (x,) = cosine.anchors(e.all[modality])
-        walk = Walk(cosine, Mask(columns=valid, diagonal=e.offset), rows={"nearest": Largest(k=1)})
-        found = walk((x[e.own],), (x,), torch.ones((), dtype=x.dtype, device=x.device))
-        nearest = found.rows["nearest"].squeeze(-1)
-        counted = valid[e.own] & (nearest != float("-inf"))
-        distance = floored_sqrt(2 - 2 * torch.where(counted, nearest, 0.0), FLOOR)
+        walk = Walk(cosine, Mask(columns=valid, diagonal=e.offset), rows={"nearest": LargestPlaces(k=1)})
+        place = walk((x[e.own].detach(),), (x.detach(),), torch.ones((), dtype=x.dtype, device=x.device)).rows[
+            "nearest"
+        ][:, 0]
+        counted = valid[e.own] & (place >= 0)
+        apart = x[e.own] - x[place.clamp(min=0)]  # exact, where an inner product is not
+        distance = floored_sqrt(apart.square().sum(-1), FLOOR)
         return -torch.where(counted, distance.log(), 0.0).sum() / valid.sum().clamp(min=1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, over_pairs, share
 from mmcl.losses.scores.unit import wide
+from mmcl.losses.views import Modalities, ModalityPairs
 from mmcl.types import Embeddings
 
 TINY = 1e-4  # VICReg's, added to a variance before its root
@@ -26,6 +27,7 @@ class Variance(Regularizer):
     Use when: coordinates die; it prevents collapse without negatives.
     Cost: O(rows x dim), on every process.
     Range: [0, gamma].
+    Differs from the paper: modalities are averaged, where it sums its two views.
     Related: `covariance`.
 
     Args:
@@ -41,7 +43,7 @@ class Variance(Regularizer):
         tensor(0.9900)
     """
 
-    def __init__(self, gamma: Annotated[float, Field(gt=0)] = 1.0, modalities: list[str] | None = None) -> None:
+    def __init__(self, gamma: Annotated[float, Field(gt=0)] = 1.0, modalities: Modalities | None = None) -> None:
         self.gamma, self.modalities = gamma, modalities
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
@@ -65,6 +67,7 @@ class Covariance(Regularizer):
     Use when: the embedding uses few of its dimensions (effective rank).
     Cost: O(rows x dim^2), on every process.
     Range: [0, inf).
+    Differs from the paper: modalities are averaged, where it sums its two views.
     Related: `variance`, `barlow`.
 
     Args:
@@ -79,7 +82,7 @@ class Covariance(Regularizer):
         tensor(4.)
     """
 
-    def __init__(self, modalities: list[str] | None = None) -> None:
+    def __init__(self, modalities: Modalities | None = None) -> None:
         self.modalities = modalities
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
@@ -127,7 +130,7 @@ class Barlow(Regularizer):
     least = 2
 
     def __init__(
-        self, off_diagonal: Annotated[float, Field(ge=0)] = 0.0051, pairs: list[tuple[str, str]] | None = None
+        self, off_diagonal: Annotated[float, Field(ge=0)] = 0.0051, pairs: ModalityPairs | None = None
     ) -> None:
         self.off_diagonal, self.pairs = off_diagonal, pairs
 

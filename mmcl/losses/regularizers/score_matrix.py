@@ -13,6 +13,7 @@ from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, at_least_tw
 from mmcl.losses.regularizers.distillation import Teachers, taught
 from mmcl.losses.scores.unit import unit
 from mmcl.losses.temperature import Positive
+from mmcl.losses.views import ModalityPairs
 from mmcl.types import Embeddings
 
 TIE = 1e-6  # of cosines, which rounding alone sets apart
@@ -55,9 +56,7 @@ class ScoreMatrix(Regularizer):
 
     least = 2
 
-    def __init__(
-        self, teachers: Teachers, temperature: Positive = 0.07, pairs: list[tuple[str, str]] | None = None
-    ) -> None:
+    def __init__(self, teachers: Teachers, temperature: Positive = 0.07, pairs: ModalityPairs | None = None) -> None:
         if len(teachers) < 2:
             raise MmclError(f"score_matrix: teachers: it compares two modalities; got {list(teachers)}.")
         for m in [m for pair in pairs or [] for m in pair if m not in teachers]:

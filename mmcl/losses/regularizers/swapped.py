@@ -12,6 +12,7 @@ from mmcl.losses.chunks import by_rows
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, at_least_two, over_pairs
 from mmcl.losses.scores.unit import unit
 from mmcl.losses.temperature import Positive
+from mmcl.losses.views import ModalityPairs
 from mmcl.types import Embeddings
 
 
@@ -62,7 +63,7 @@ class Swapped(Regularizer):
         epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05,
         iterations: Annotated[int, Field(ge=1)] = 3,
         views: dict[str, str] | None = None,
-        pairs: list[tuple[str, str]] | None = None,
+        pairs: ModalityPairs | None = None,
     ) -> None:
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.views, self.pairs = views or {}, pairs

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, over_pairs, share
 from mmcl.losses.scores.cosine import Cosine
 from mmcl.losses.statistics import LogSumExp
+from mmcl.losses.views import Modalities, ModalityPairs
 from mmcl.losses.walk import Mask, Walk
 from mmcl.types import Embeddings
 
@@ -42,7 +43,7 @@ class Uniformity(Regularizer):
         tensor(-4.)
     """
 
-    def __init__(self, t: Annotated[float, Field(gt=0, le=20)] = 2.0, modalities: list[str] | None = None) -> None:
+    def __init__(self, t: Annotated[float, Field(gt=0, le=20)] = 2.0, modalities: Modalities | None = None) -> None:
         self.t, self.modalities = t, modalities
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
@@ -80,9 +81,7 @@ class CrossUniformity(Regularizer):
 
     least = 2
 
-    def __init__(
-        self, t: Annotated[float, Field(gt=0, le=20)] = 2.0, pairs: list[tuple[str, str]] | None = None
-    ) -> None:
+    def __init__(self, t: Annotated[float, Field(gt=0, le=20)] = 2.0, pairs: ModalityPairs | None = None) -> None:
         self.t, self.pairs = t, pairs
 
     def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:

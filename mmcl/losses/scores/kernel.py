@@ -27,7 +27,8 @@ class Kernel(Score):
     Cost: one product (rows, dim) x (dim, columns), and a power of each entry.
     Range: distances in [0, 2], so [-(lambda 2^gamma + (1 - lambda) 4), 0].
     Differs from the paper: distances are Euclidean (p = 2); others cannot be had from a matrix product. The paper's
-        "simple sum" adds kernels, which is `mix` of their exponents' weighted sum here as in its code.
+        "simple sum" adds kernels, which is `mix` of their exponents' weighted sum here as in its code. Distances below
+        a thousandth count as one, and have no gradient (a millionth for pairs that belong together).
     Related: `cosine`.
 
     Args:

@@ -28,7 +28,8 @@ class Triangle(Score):
     Cost: two products (rows, dim) x (dim, columns).
     Range: A in [0, 1.299]; zero also where only two corners meet.
     Differs from the paper: nothing in the formula; the published code forgets the square root (it takes
-        (|u|^2 |w|^2 - (u.w)^2) / 2) and makes tensors of (B, B, dim).
+        (|u|^2 |w|^2 - (u.w)^2) / 2) and makes tensors of (B, B, dim). Areas below 5e-4 count as that and have no
+        gradient (5e-7 for what belongs together).
     Related: `gram`.
 
     Reference:

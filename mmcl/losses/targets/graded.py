@@ -7,7 +7,6 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from mmcl.errors import MmclError
 from mmcl.losses.line import Extra
 from mmcl.losses.targets.base import TARGETS, Targets
 from mmcl.types import Embeddings
@@ -45,7 +44,7 @@ class Graded(Targets):
 
     def __init__(
         self,
-        by: Annotated[str, Extra()],
+        by: Annotated[str, Extra(axes=1)],
         map: Literal["linear", "inverse", "log", "constant"] = "linear",
         scale: Annotated[float, Field(gt=0)] = 1.0,
     ) -> None:
@@ -53,11 +52,7 @@ class Graded(Targets):
 
     def weights(self, embeddings: Embeddings) -> Float[Tensor, " all_batch"]:
         """One a row."""
-        if self.by not in embeddings.extras:
-            raise MmclError(f"graded: {self.by!r} is not among the extras {list(embeddings.extras)}.")
         g = embeddings.extras[self.by]
-        if g.ndim != 1:
-            raise MmclError(f"graded: {self.by!r} is no number a row but of shape {tuple(g.shape)}.")
         g = g.to(torch.promote_types(g.dtype, torch.float32)) if g.is_floating_point() else g.float()
         there = embeddings.present[self.by]
         w = {"linear": g, "inverse": 1 / g.where(there, 1.0), "log": g.log1p(), "constant": torch.ones_like(g)}[

@@ -4,7 +4,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import PlainValidator, SerializeAsAny
@@ -13,6 +13,15 @@ from torch import Tensor, nn
 from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings
+
+
+class Seen(NamedTuple):
+    """What is known of a record before there is one."""
+
+    names: list[str]
+    """Modalities and their copies."""
+    widths: tuple[int, ...]
+    """Of the embeddings; several where transforms make several records."""
 
 
 class EmbeddingTransform(nn.Module):
@@ -25,6 +34,19 @@ class EmbeddingTransform(nn.Module):
 
     mixes: ClassVar[bool] = False
     """Whether its rows are mixtures of several, so that targets must be, too."""
+
+    @classmethod
+    def check(cls, said: Any, seen: Seen) -> Seen:
+        """Refuse a record with which it can do nothing; what is known of those that it makes.
+
+        Args:
+            said: what a recipe says of the transform.
+            seen: of the record that it gets.
+        """
+        for m in getattr(said, "modalities", None) or []:
+            if m not in seen.names:
+                raise MmclError(f"transform: {said.name}: {m!r} is not among {seen.names}.")
+        return seen
 
     @abstractmethod
     def forward(self, embeddings: Embeddings) -> list[tuple[float, Embeddings]]:
@@ -43,15 +65,3 @@ TransformPart = Annotated[SerializeAsAny[Part], PlainValidator(TRANSFORMS.check)
 def with_vectors(embeddings: Embeddings, vectors: Mapping[str, Tensor], **more: Any) -> Embeddings:
     """The record with other vectors of all rows, and so of this process's."""
     return replace(embeddings, all=vectors, local={m: x[embeddings.own] for m, x in vectors.items()}, **more)
-
-
-def known(name: str, said: list[str], embeddings: Embeddings) -> list[str]:
-    """The modalities that a transform was told.
-
-    Raises:
-        MmclError: there are none of that name.
-    """
-    for m in said:
-        if m not in embeddings.all:
-            raise MmclError(f"{name}: {m!r} is not among {list(embeddings.all)}.")
-    return said

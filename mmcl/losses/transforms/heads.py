@@ -1,6 +1,6 @@
 """Heads: what one term compares are projections of the embeddings, for this term alone."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmcl.errors import MmclError
 from mmcl.losses.precision import full_precision
 from mmcl.losses.scores.unit import wide
-from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, known, with_vectors
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, Seen, with_vectors
 from mmcl.types import Embeddings, modality_of
 
 Width = Annotated[int, Field(ge=1)]
@@ -64,10 +64,19 @@ class Heads(EmbeddingTransform):
         self.dim, self.out = dim, out or dim
         self.heads = nn.ModuleDict({m: _head(dim, hidden, self.out) for m in modalities})
 
+    @classmethod
+    def check(cls, said: Any, seen: Seen) -> Seen:
+        """Refuse modalities that are not there; those whose width is another one in the end are not seen."""
+        super().check(said, seen)
+        if len(seen.widths) > 1:
+            raise MmclError(f"transform: heads: a head is for one width; they get {list(seen.widths)}.")
+        width = max(seen.widths)
+        kept = [m for m in seen.names if modality_of(m) in said.modalities or said.out in (width, None)]
+        return Seen(kept, (said.out or width,))
+
     def forward(self, embeddings: Embeddings) -> list[tuple[float, Embeddings]]:
         """One record."""
         e = embeddings
-        known("heads", list(self.heads), e)
         vectors: dict[str, Tensor] = {}
         with full_precision(e.ids.device):
             for m, x in e.all.items():

@@ -1,11 +1,11 @@
 """Matryoshka: the first coordinates alone are an embedding too."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from mmcl.errors import MmclError
-from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, with_vectors
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, Seen, with_vectors
 from mmcl.types import Embeddings
 
 
@@ -44,13 +44,21 @@ class Matryoshka(EmbeddingTransform):
         super().__init__()
         if weights is not None and len(weights) != len(dims):
             raise MmclError(f"matryoshka: {len(dims)} dims and {len(weights)} weights.")
+        if len(set(dims)) < len(dims):
+            raise MmclError(f"matryoshka: dims: {dims} names one twice.")
         self.dims, self.weights = dims, weights or [1.0] * len(dims)
+
+    @classmethod
+    def check(cls, said: Any, seen: Seen) -> Seen:
+        """Refuse embeddings that are narrower."""
+        if max(said.dims) > min(seen.widths):
+            raise MmclError(
+                f"transform: matryoshka: embeddings have {min(seen.widths)} coordinates, fewer than {max(said.dims)}."
+            )
+        return Seen(seen.names, tuple(said.dims))
 
     def forward(self, embeddings: Embeddings) -> list[tuple[float, Embeddings]]:
         """One record a width."""
-        width = next(iter(embeddings.all.values())).shape[1]
-        if max(self.dims) > width:
-            raise MmclError(f"matryoshka: embeddings have {width} coordinates, fewer than {max(self.dims)}.")
         return [
             (weight, with_vectors(embeddings, {m: x[:, :dim] for m, x in embeddings.all.items()}))
             for dim, weight in zip(self.dims, self.weights, strict=True)

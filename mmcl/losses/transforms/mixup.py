@@ -9,7 +9,7 @@ from pydantic import Field
 from mmcl.errors import MmclError
 from mmcl.losses.draws import permutation
 from mmcl.losses.scores.unit import wide
-from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, known, with_vectors
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, with_vectors
 from mmcl.types import Embeddings, Mixed
 
 
@@ -63,7 +63,7 @@ class Mixup(EmbeddingTransform):
 
     def forward(self, embeddings: Embeddings) -> list[tuple[float, Embeddings]]:
         """One record a modality."""
-        names = known("mixup", self.modalities or embeddings.modalities, embeddings)
+        names = self.modalities or embeddings.modalities
         return [(1 / len(names), self._mixed(embeddings, m)) for m in names]
 
     def _mixed(self, e: Embeddings, modality: str) -> Embeddings:

@@ -1,6 +1,6 @@
 """Modality swapping: some rows exchange what they say in two modalities."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -8,8 +8,8 @@ from pydantic import Field
 from mmcl.errors import MmclError
 from mmcl.losses.precision import full_precision
 from mmcl.losses.scores.unit import unit, wide
-from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, known, with_vectors
-from mmcl.types import Embeddings
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, Seen, with_vectors
+from mmcl.types import Embeddings, without_copies
 
 
 @TRANSFORMS.register("swap")
@@ -59,12 +59,21 @@ class Swap(EmbeddingTransform):
             raise MmclError(f"swap: {list(pair)} pairs a modality with itself.")
         self.p, self.kind, self.by, self.pair = p, kind, by, pair
 
+    @classmethod
+    def check(cls, said: Any, seen: Seen) -> Seen:
+        """Refuse a pair that is not there, or not said."""
+        there = without_copies(seen.names)
+        if said.pair is None and len(there) != 2:
+            raise MmclError(f"transform: swap: there are {there}; say which two, as in `pair: [image, text]`.")
+        for m in said.pair or ():
+            if m not in seen.names:
+                raise MmclError(f"transform: swap: {m!r} is not among {seen.names}.")
+        return seen
+
     def forward(self, embeddings: Embeddings) -> list[tuple[float, Embeddings]]:
         """One record."""
         e = embeddings
-        if self.pair is None and len(e.modalities) != 2:
-            raise MmclError(f"swap: there are {e.modalities}; say which two, as in `pair: [image, text]`.")
-        a, b = known("swap", list(self.pair or e.modalities), e)
+        a, b = self.pair or e.modalities
         for m in (a, b):
             if m in e.mixed:
                 raise MmclError(f"swap: rows of {m} are mixtures already; swap before they are mixed.")

@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from mmcl.errors import MmclError
 from mmcl.losses.precision import full_precision
 from mmcl.losses.scores.unit import floored_sqrt, wide
-from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, known, with_vectors
+from mmcl.losses.transforms.base import TRANSFORMS, EmbeddingTransform, Seen, with_vectors
+from mmcl.losses.views import Modalities
 from mmcl.types import Embeddings
 
 LEAST = 1e-6  # variance that counts as none, where the mean square of a coordinate is one
@@ -70,22 +71,28 @@ class Whitening(EmbeddingTransform):
         groups: Annotated[int, Field(ge=1)],
         copies: Annotated[int, Field(ge=1)] = 2,
         shrinkage: Annotated[float, Field(ge=1e-6, le=1)] = 1e-3,
-        modalities: list[str] | None = None,
+        modalities: Modalities | None = None,
     ) -> None:
         super().__init__()
         self.groups, self.copies, self.shrinkage, self.modalities = groups, copies, shrinkage, modalities
 
+    @classmethod
+    def check(cls, said: Any, seen: Seen) -> Seen:
+        """Refuse widths that cannot be split."""
+        for width in seen.widths:
+            if width % said.groups:
+                raise MmclError(f"transform: whitening: {said.groups} groups do not divide {width} coordinates.")
+        return super().check(said, seen)
+
     def forward(self, embeddings: Embeddings) -> list[tuple[float, Embeddings]]:
         """One record a copy."""
-        width = next(iter(embeddings.all.values())).shape[1]
-        if width % self.groups:
-            raise MmclError(f"whitening: {self.groups} groups do not divide {width} coordinates.")
+        width = embeddings.dim
         with full_precision(embeddings.ids.device, exact=True):
             return [(1 / self.copies, self._copy(embeddings, number, width)) for number in range(self.copies)]
 
     def _copy(self, e: Embeddings, number: int, width: int) -> Embeddings:
         vectors, present = dict(e.all), dict(e.present)
-        for m in known("whitening", self.modalities or list(e.all), e):
+        for m in self.modalities or list(e.all):
             order = torch.randperm(width, generator=self.generator(e, m, number)).to(e.ids.device, non_blocking=True)
             vectors[m] = self._whitened(e.all[m], e.present[m], order)
             present[m] = e.present[m] & (e.present[m].sum() > width // self.groups)

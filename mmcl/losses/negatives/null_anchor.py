@@ -12,8 +12,8 @@ from mmcl.losses.matrix import Candidates, Matrix
 from mmcl.losses.negatives.base import NEGATIVES, Negatives, weight_name
 
 
-@NEGATIVES.register("null")
-class Null(Negatives):
+@NEGATIVES.register("null_anchor")
+class NullAnchor(Negatives):
     r"""One more candidate, learned, which rows without a candidate of their own must find; a negative of all others.
 
     A sentence that shows nothing is a sample with text and without image: its own candidate is the null image. What a
@@ -33,7 +33,7 @@ class Null(Negatives):
         (https://arxiv.org/abs/2305.10434).
 
     Example:
-        >>> Null(["image"], dim=4).vectors["image"].shape
+        >>> NullAnchor(["image"], dim=4).vectors["image"].shape
         torch.Size([4])
     """
 
