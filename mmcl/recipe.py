@@ -41,7 +41,7 @@ class MixSpec(Spec):
 
     kind: Literal["cutmix", "mixup"] = "cutmix"
     """A box of the other picture (`cutmix`), or both all over (`mixup`)."""
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    alpha: Annotated[float, Field(gt=0)] = 1.0
     """Shares are drawn from Beta(alpha, alpha)."""
     p: Annotated[float, Field(ge=0, le=1)] = 0.5
     """How many of the rows are mixed."""
@@ -104,7 +104,9 @@ class EmaSpec(Spec):
 
 
 def _ema(value: Any) -> Any:
-    return {"decay": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(value, bool) or not isinstance(value, int | float | dict | EmaSpec | None):
+        raise MmclError("say its decay, as in 0.999, or a mapping such as {decay: 0.999, evaluate: true}.")
+    return {"decay": value} if isinstance(value, int | float) else value
 
 
 class TrainingSpec(Spec):
