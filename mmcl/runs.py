@@ -23,7 +23,8 @@ import torch
 from mmcl import checkpoints
 from mmcl.errors import MmclError
 from mmcl.model import Encoder, MultiTower
-from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, put
+from mmcl.overrides import put
+from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
 RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on

@@ -50,8 +50,8 @@ class Taught(Regularizer):
 class TaughtSpec(RegularizerSpec):
     """What says that it needs them."""
 
-    def extras(self) -> set[str]:
-        return {"ema.image", "ema.text.2", "grade", "teacher.text"}
+    def extras(self) -> dict[str, bool]:
+        return dict.fromkeys(["ema.image", "ema.text.2", "grade", "teacher.text"], False)
 
 
 def npy(values: np.ndarray) -> bytes:
@@ -320,10 +320,11 @@ def test_a_tower_with_a_dot_in_its_name_is_told(tmp_path: Path, tiny: Callable[.
 
 
 def test_copies_that_would_all_be_the_same_are_refused(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
-    recipe = tiny(tmp_path / "run", "data.copies={image: 2}", "towers.image.shift=0", "towers.image.crop=[1, 1]")
+    copies = ["data.copies={image: 2}", "objective.0.pairs=[[image, text], [image.2, text]]"]
+    recipe = tiny(tmp_path / "run", *copies, "towers.image.shift=0", "towers.image.crop=[1, 1]")
     with pytest.raises(MmclError, match=r"data.copies.image: they would all be the same"):
         Trainer(recipe, Run(tmp_path / "run"), lambda _: {})
-    Trainer(tiny(tmp_path / "run", "data.copies={image: 2}"), Run(tmp_path / "run"), lambda _: {})
+    Trainer(tiny(tmp_path / "run", *copies), Run(tmp_path / "run"), lambda _: {})
 
 
 def test_an_objective_says_which_extra_it_lacks() -> None:
