@@ -28,8 +28,8 @@ def override(content: Any, said: str) -> None:
         raise MmclError(f"{said!r}: the value is no YAML: {error}") from None
     place = content
     *parents, last = path.split(".")
-    if parents[:1] == ["objective"] and isinstance(content.get("objective"), str | list):
-        content["objective"] = with_presets(content["objective"])
+    if parents[:1] == ["objective"]:
+        _number_terms(content, by_number=[*parents[1:], last][0].isdigit())
     for key in parents:
         place = _step_into(place, key, path)
     if isinstance(place, list):
@@ -44,6 +44,13 @@ def put(content: Any, keys: Sequence[str], value: Any) -> None:
     for key in parents:
         content = content[key]
     content[last] = value
+
+
+def _number_terms(content: Any, by_number: bool) -> None:
+    """Make the objective a list of terms; one term alone stays what it is, unless it is asked for by its number."""
+    said = content.get("objective")
+    if isinstance(said, str | list) or (isinstance(said, dict) and by_number):
+        content["objective"] = with_presets(said)
 
 
 def _step_into(place: Any, key: str, path: str) -> Any:

@@ -130,3 +130,4 @@ def test_an_override_reaches_into_a_name_in_a_list() -> None:
 def test_a_term_alone_is_changed_by_its_keys() -> None:
     recipe = load_recipe(CLIP, ["objective={contrast: softmax}", "objective.contrast.label_smoothing=0.3"])
     assert recipe.objective[0].model_dump()["contrast"]["label_smoothing"] == 0.3
+    assert load_recipe(CLIP, ["objective={contrast: hinge}", "objective.0.weight=2"]).objective[0].weight == 2
