@@ -350,7 +350,8 @@ class _Window:
 
     def add(self, out: LossOutput, norm: Tensor) -> None:
         """One step."""
-        for name, value in {"loss": out.total.detach(), **out.parts}.items():
+        parts = {f"loss/{title}": value for title, value in out.parts.items()}
+        for name, value in {"loss": out.total.detach(), **parts}.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] += 1
         self.norm = self.norm + norm
