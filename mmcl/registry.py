@@ -59,12 +59,10 @@ class Told(NamedTuple):
 
 def refused(told: Iterable[Told], title: str) -> ValidationError:
     """All that is wrong, as one error, each with its path; what validates around it puts its own path before."""
-    details = [
-        InitErrorDetails(
-            type=PydanticCustomError(t.kind, "{message}", {"message": t.message}), loc=t.loc, input=t.value
-        )  # type: ignore[arg-type]
-        for t in told
-    ]
+    details: list[InitErrorDetails] = []
+    for t in told:
+        error = PydanticCustomError(t.kind, "{message}", {"message": t.message})  # type: ignore[arg-type]
+        details.append(InitErrorDetails(type=error, loc=t.loc, input=t.value))
     return ValidationError.from_exception_data(title, details)
 
 
