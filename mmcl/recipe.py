@@ -1,14 +1,14 @@
 """What a recipe may say; load, override, save."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
-from mmcl import bundled
+from mmcl import bundled, effects
 from mmcl.data import LastBatch, Source
 from mmcl.data.remote import ShardCache
 from mmcl.data.source import Selector, columns
@@ -16,7 +16,8 @@ from mmcl.data.store import default_cache
 from mmcl.errors import MmclError
 from mmcl.losses import ObjectiveSpec
 from mmcl.optimizers import OptimizerPart, SchedulePart
-from mmcl.registry import Part, Spec, explain
+from mmcl.overrides import override, put
+from mmcl.registry import Part, Spec, Told, explain, refused
 from mmcl.towers import Asset, TowerPart
 from mmcl.types import modality_of
 
@@ -41,7 +42,7 @@ class MixSpec(Spec):
 
     kind: Literal["cutmix", "mixup"] = "cutmix"
     """A box of the other picture (`cutmix`), or both all over (`mixup`)."""
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    alpha: Annotated[float, Field(gt=0)] = 1.0
     """Shares are drawn from Beta(alpha, alpha)."""
     p: Annotated[float, Field(ge=0, le=1)] = 0.5
     """How many of the rows are mixed."""
@@ -104,7 +105,9 @@ class EmaSpec(Spec):
 
 
 def _ema(value: Any) -> Any:
-    return {"decay": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(value, bool) or not isinstance(value, int | float | dict | EmaSpec | None):
+        raise MmclError("say its decay, as in 0.999, or a mapping such as {decay: 0.999, evaluate: true}.")
+    return {"decay": value} if isinstance(value, int | float) else value
 
 
 class TrainingSpec(Spec):
@@ -142,7 +145,7 @@ class Recipe(Spec):
     towers: dict[str, TowerPart]
     """One a modality."""
     objective: ObjectiveSpec
-    """A preset's name, or a list of terms."""
+    """A preset's name, a term, or a list of both."""
     data: DataSpec
     optimizer: OptimizerPart
     schedule: SchedulePart
@@ -152,56 +155,73 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":
-        self._modalities_fit()
-        self._copies_fit()
-        for number, term in enumerate(self.objective):
-            try:
-                term.fits(self.names, dict.fromkeys(self.extras), self.data.mix, self.dim)
-            except MmclError as error:
-                raise MmclError(f"objective.{number}: {error}") from None
-        if self.training.ema is not None and not self.training.ema.evaluate and not self.averaged:
-            raise MmclError("training.ema: nothing looks at the average: say evaluate: true, or leave it out.")
-        if self.steps < 1:
-            raise MmclError(
-                f"training.samples: {self.training.samples} is less than one batch of {self.data.batch_size}."
-            )
+        for look in (self._data_misfits, self._terms_misfits):
+            if told := list(look()):
+                raise refused(told, "Recipe")
         return self
 
-    def _modalities_fit(self) -> None:
+    def _data_misfits(self) -> Iterator[Told]:
+        """What does not fit the data."""
         have = self.data.modalities
         for modality in self.towers:
             if "." in modality:
-                raise MmclError(
-                    f"towers.{modality}: what has a dot in its name goes through {modality_of(modality)}'s tower."
-                )
-            if modality not in have:
-                raise MmclError(
-                    f"towers.{modality}: data.train does not say where {modality} lies; its modalities are {have}."
-                )
+                told = f"what has a dot in its name goes through {modality_of(modality)}'s tower."
+                yield Told(("towers", modality), told)
+            elif modality not in have:
+                told = f"data.train does not say where {modality} lies; its modalities are {have}."
+                yield Told(("towers", modality), told)
         for modality in have:
             if modality_of(modality) not in self.towers:
-                raise MmclError(f"data.train: modalities.{modality}: there is no tower for {modality_of(modality)}.")
+                told = f"modalities.{modality}: there is no tower for {modality_of(modality)}."
+                yield Told(("data", "train"), told)
+        if self.data.batch_size < 2:
+            told = "a row alone has nothing to be told from, so that nothing would be trained; 2 rows or more."
+            yield Told(("data", "batch_size"), told)
+        if self.steps < 1:
+            told = f"{self.training.samples} is less than one batch of {self.data.batch_size}."
+            yield Told(("training", "samples"), told)
+        yield from self._copies_misfits()
 
-    def _copies_fit(self) -> None:
+    def _copies_misfits(self) -> Iterator[Told]:
         try:
             columns(self.data.sources, self.data.copies)
         except MmclError as error:
-            raise MmclError(f"data.{error}") from None
+            yield Told(("data", "copies"), str(error).removeprefix("copies: "))
+            return
         many = {m for m, count in self.data.copies.items() if count > 1}
         for source in self.data.sources:
             several = [m for m in source.modalities if m in many]
             if source.captions == "all" and not any(Selector.parse(source.modalities[m], m).is_text for m in several):
-                raise MmclError(
-                    "data.train.captions: all captions at once are copies of a text: say how many at most, as in "
-                    "data.copies: {text: 5}, or take random or first."
+                yield Told(
+                    ("data", "train", "captions"),
+                    "all captions at once are copies of a text: say how many at most, as in data.copies: {text: 5}, or "
+                    "take random or first.",
                 )
         for name in self.data.mix:
             if name not in self.names:
-                raise MmclError(f"data.mix.{name}: it is not among {self.names}.")
+                yield Told(("data", "mix", name), f"it is not among {self.names}.")
         if len(self.names) < 2:
-            raise MmclError(
-                f"towers: a contrast needs two modalities or more, or data.copies of one; got {list(self.towers)}."
-            )
+            told = f"a contrast needs two modalities or more, or data.copies of one; got {list(self.towers)}."
+            yield Told(("towers",), told)
+
+    def _terms_misfits(self) -> Iterator[Told]:
+        """What the terms cannot do with the rest, and what has no effect on any of them."""
+        fit = True
+        for number, term in enumerate(self.objective):
+            try:
+                term.fits(self.names, dict.fromkeys(self.extras), self.data.mix, self.dim)
+            except MmclError as error:
+                fit = False
+                yield Told(("objective", number), str(error))
+                continue
+            for key, message in effects.of_a_term(term, self.names, self.data.sources):
+                yield Told(("objective", number, key), message)
+        if self.training.ema is not None and not self.training.ema.evaluate and not self.averaged:
+            yield Told(("training", "ema"), "nothing looks at the average: say evaluate: true, or leave it out.")
+        if (idle := effects.of_steps(self.objective, self.steps)) is not None:
+            yield Told(("objective",), idle)
+        elif fit:
+            yield from effects.of_names(self.objective, self.names, self.data.copies, self.data.extras)
 
     @property
     def names(self) -> list[str]:
@@ -250,8 +270,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         content = read_yaml(path)
     if not isinstance(content, dict):
         raise MmclError(f"{name}: a recipe is a mapping of keys to values; this file holds {type(content).__name__}.")
-    for override in overrides:
-        _override(content, override)
+    for said in overrides:
+        override(content, said)
     for keys, file in assets(check(Recipe, content, str(name))):
         if not file.is_absolute() and (path.parent / file).is_file():
             put(content, keys, str(path.parent / file))
@@ -307,47 +327,3 @@ def assets(part: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...],
             elif isinstance(value, Mapping | Part | Spec):
                 found += assets(value, (*path, key))
     return found
-
-
-def put(content: Any, keys: Sequence[str], value: Any) -> None:
-    """Put a value where a path of keys leads."""
-    *parents, last = keys
-    for key in parents:
-        content = content[key]
-    content[last] = value
-
-
-def _override(content: Any, override: str) -> None:
-    path, equals, said = override.partition("=")
-    if not equals or not path:
-        raise MmclError(f"{override!r} is no override; write key.path=value, as in data.batch_size=512.")
-    try:
-        value = YAML(typ="safe", pure=True).load(said)
-    except YAMLError as error:
-        raise MmclError(f"{override!r}: the value is no YAML: {error}") from None
-    place = content
-    *parents, last = path.split(".")
-    for key in parents:
-        place = _step_into(place, key, path)
-    if isinstance(place, list):
-        place[_number(last, place, path)] = value
-    else:
-        place[last] = value
-
-
-def _step_into(place: Any, key: str, path: str) -> Any:
-    if isinstance(place, list):
-        return place[_number(key, place, path)]
-    inner = place.setdefault(key, {})
-    if not isinstance(inner, dict | list):
-        if isinstance(inner, str):  # a part given by its name alone: its arguments may be added
-            inner = place[key] = {"name": inner}
-        else:
-            raise MmclError(f"{path}: {key} is {inner!r}, which has nothing inside.")
-    return inner
-
-
-def _number(key: str, place: list[Any], path: str) -> int:
-    if not key.isdigit() or int(key) >= len(place):
-        raise MmclError(f"{path}: {key!r} is no place in a list of {len(place)}.")
-    return int(key)

@@ -1,22 +1,14 @@
 """report.html of a run: one file, no scripts, nothing loaded from elsewhere."""
 
-import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
-from matplotlib.figure import Figure
 
+from mmcl.plots import Plot, drawn, training
 from mmcl.runs import Run
-
-CURVES = (  # what to draw: title, how the metrics are called, logarithmic or not
-    ("loss", "loss", False),
-    ("temperature", "temperature/", False),
-    ("norm of the gradient", "grad_norm", True),
-    ("learning rate", "lr", False),
-)
 
 
 def write_report(run: Run, titles: dict[str, str]) -> Path:
@@ -30,11 +22,13 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
     examples = json.loads(run.examples.read_text()) if run.examples.exists() else {}
     environment = json.loads((run.path / "environment.json").read_text())["packages"]
     last = rows[-1] if rows else {}
-    curves = [_curve(rows, title, _names(rows, start), log) for title, start, log in CURVES]
     measured = {name: _metrics(rows, name) for name in titles}
-    curves += [
-        _curve(rows, name, [f"{name}/{m}" for m in _curved(metrics)], False) for name, metrics in measured.items()
-    ]
+    groups = training(rows)
+    shares = [Plot(titles[name], "", rf"{re.escape(name)}/(.*(?:acc|mean_per_class|recall@).*)") for name in titles]
+    groups["Tasks"] = (
+        "Shares of what is right, from 0 to 1.",
+        [p for p in (drawn(rows, one, {}, every_row=False) for one in shares) if p],
+    )
     page = _template().render(
         title=f"Run {run.path.name}",
         samples=f"{last.get('samples', 0):,}",
@@ -43,7 +37,7 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
         average=next((row["measured_ema"] for row in reversed(rows) if "measured_ema" in row), None),
         version=environment["mmcl"],
         torch=environment["torch"],
-        curves=[curve for curve in curves if curve],
+        groups={name: group for name, group in groups.items() if group[1]},
         tasks=[
             {
                 "name": name,
@@ -65,12 +59,6 @@ def _template() -> jinja2.Template:
     return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
 
 
-def _names(rows: list[dict[str, Any]], start: str) -> list[str]:
-    return sorted(
-        {name for row in rows for name in row if name == start or (start.endswith("/") and name.startswith(start))}
-    )
-
-
 def _metrics(rows: list[dict[str, Any]], task: str) -> dict[str, float]:
     """The newest numbers of a task."""
     for row in reversed(rows):
@@ -78,35 +66,6 @@ def _metrics(rows: list[dict[str, Any]], task: str) -> dict[str, float]:
         if found:
             return found
     return {}
-
-
-def _curved(metrics: dict[str, float]) -> list[str]:
-    """Metrics that are shares, so that they can share an axis."""
-    return [name for name in metrics if name.startswith(("acc", "mean_per_class")) or "/recall@" in name]
-
-
-def _curve(rows: list[dict[str, Any]], title: str, names: list[str], log: bool) -> str | None:
-    """One plot as SVG, or None where there is nothing to plot."""
-    lines = {name: [(row["samples"], row[name]) for row in rows if name in row] for name in names}
-    if not any(lines.values()):
-        return None
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    for name, points in lines.items():
-        marker = "." if len(points) < 20 else None
-        axes.plot(*zip(*points, strict=True), label=name.removeprefix(f"{title}/"), linewidth=1.4, marker=marker)
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.set_xlabel("samples seen")
-    axes.set_yscale("log" if log else "linear")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1:
-        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    svg = out.getvalue()
-    return svg[svg.index("<svg") :]
 
 
 def _rows(metrics: dict[str, float]) -> dict[str, dict[str, str]]:

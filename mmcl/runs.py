@@ -13,17 +13,21 @@ import json
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from mmcl import checkpoints
 from mmcl.errors import MmclError
 from mmcl.model import Encoder, MultiTower
-from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, put
+from mmcl.overrides import put
+from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
 RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on
@@ -82,23 +86,48 @@ class Run:
         return load_recipe(self.path)
 
 
-def check_free(run: Run, recipe: Recipe, resume: bool) -> None:
+def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
     """See that a recipe may be run in a folder, before anything is made there.
 
+    Returns:
+        Whether the folder holds a run that came to nothing, whose place this one takes.
+
     Raises:
-        MmclError: the folder holds a run and it is not to be resumed, or its recipe is another one.
+        MmclError: the folder holds a run and it is not to be resumed, or its recipe is another one, or another process
+            trains there.
     """
     blocking = next((p for p in (run.path, *run.path.parents) if p.exists() and not p.is_dir()), None)
     if blocking is not None:
         raise MmclError(f"run: {run.path} cannot be a folder, since {blocking} is a file.")
     if not (run.path / "recipe.yaml").exists():
-        return
+        return False
+    with holding(run, seconds=2):  # which the other processes of this run ask, too, each for a moment
+        if _came_to_nothing(run):
+            return True
     if not resume:
         raise MmclError(
             f"{run.path} holds a run already, and a run is never overwritten. Go on with it with --resume, "
             "or choose another folder with run=DIR."
         )
     _same(run.recipe(), recipe, run.path)
+    return False
+
+
+@contextmanager
+def holding(run: Run, seconds: float = 0) -> Iterator[None]:
+    """Hold a run's folder, so that nobody else trains there; whoever dies holds it no more.
+
+    Raises:
+        MmclError: another process holds it, for longer than so many seconds.
+    """
+    try:
+        lock = filelock.FileLock(run.path / ".lock").acquire(timeout=seconds)
+    except filelock.Timeout:
+        raise MmclError(
+            f"{run.path} is being trained by another process; choose another folder with run=DIR."
+        ) from None
+    with lock:
+        yield
 
 
 def create(run: Run, recipe: Recipe) -> None:
@@ -152,6 +181,12 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
     model.load_state_dict(own)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return Encoder(model.eval(), torch.device(device or accelerator or "cpu"))
+
+
+def _came_to_nothing(run: Run) -> bool:
+    """Whether a run left neither a checkpoint nor a number."""
+    rows = run.metrics.read_text().strip() if run.metrics.exists() else ""
+    return not rows and not run.results.exists() and not any(run.checkpoints.glob("step-*"))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 """The main job, put together: a recipe in, a trained, measured and reported run out."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmcl.files import write_json
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe, load_recipe
 from mmcl.report import write_report
-from mmcl.runs import Run, check_free, create
+from mmcl.runs import Run, check_free, create, holding
 from mmcl.tasks import Task, load_task
 from mmcl.training import Trainer
 
@@ -55,18 +56,32 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) ->
     measurement = Measurement([load_task(name) for name in recipe.tasks])
     _check_tasks(measurement.tasks, recipe)
     run = Run(Path(recipe.run))
-    check_free(run, recipe, resume)
+    anew = check_free(run, recipe, resume)
     trainer = Trainer(recipe, run, measurement, resume)
-    if distributed.rank() == 0:
-        create(run, recipe)
-    distributed.barrier()
-    numbers = trainer.train()
+    if anew and not resume:
+        trainer.notes.append(
+            f"{run.path} holds a run without a checkpoint or a row of metrics; this one starts anew there"
+        )
+    with ExitStack() as stack:
+        if distributed.rank() == 0:
+            run.path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(holding(run))
+            create(run, recipe)
+            if anew:
+                run.bad_samples.unlink(missing_ok=True)
+        distributed.barrier()
+        numbers = trainer.train()
+        _finish(run, numbers, measurement)
+    return run.path
+
+
+def _finish(run: Run, numbers: dict[str, float], measurement: Measurement) -> None:
+    """Write what the run came to."""
     if distributed.rank() == 0:
         write_json(run.results, nest(numbers, {task.name: task.key for task in measurement.tasks}))
         write_json(run.examples, measurement.examples)
         write_report(run, {task.name: task.spec.title for task in measurement.tasks})
     distributed.barrier()
-    return run.path
 
 
 def nest(numbers: dict[str, float], keys: dict[str, str]) -> dict[str, Any]:

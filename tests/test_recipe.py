@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmcl.errors import MmclError
+from mmcl.losses import presets
 from mmcl.recipe import Recipe, assets, check, dump_yaml, load_recipe, read_yaml
 
 CLIP = "glyphs/clip_tiny"
@@ -88,3 +89,45 @@ def test_what_is_no_yaml_is_told(tmp_path: Path) -> None:
 def test_check_needs_a_mapping() -> None:
     with pytest.raises(MmclError, match=r"r.yaml:\n"):
         check(Recipe, [1, 2], "r.yaml")
+
+
+def test_a_list_may_hold_presets_among_terms() -> None:
+    recipe = load_recipe(CLIP, ["objective=[clip, {regularize: koleo}, promcse]"])
+    assert [term.title for term in recipe.objective] == [
+        "cosine_softmax",
+        "koleo",
+        "cosine_softmax",
+        "cosine_hinge",
+    ]
+    with pytest.raises(MmclError, match=r"objective: no objective is called 'clop'; did.*mmcl objectives"):
+        load_recipe(CLIP, ["objective=[siglip, clop]"])
+
+
+def test_an_override_reaches_into_the_terms_of_a_preset(tmp_path: Path) -> None:
+    changed = load_recipe(CLIP, ["objective=fastclip", "objective.0.contrast.gamma_steps=10"]).objective
+    (said,) = presets()["fastclip"]
+    contrast = changed[0].model_dump()["contrast"]
+    assert contrast.pop("gamma_steps") == 10
+    assert contrast.items() >= {k: v for k, v in said["contrast"].items() if k != "gamma_steps"}.items()
+    assert said["contrast"]["gamma_steps"] == 48000  # the preset itself stays as it is
+    path = tmp_path / "r.yaml"
+    content = load_recipe(CLIP).model_dump(mode="json")
+    path.write_text(dump_yaml({**content, "objective": ["cua", "barlip"]}))
+    changed = load_recipe(path, ["objective.0.contrast.label_smoothing=0.1", "objective.4.weight=3"]).objective
+    assert [term.title for term in changed] == ["cosine_softmax", "uniformity", "alignment", "cosine_softmax", "barlow"]
+    assert changed[0].model_dump()["contrast"] == {"name": "softmax", "label_smoothing": 0.1, "positives": "out"}
+    assert changed[4].weight == 3
+    with pytest.raises(MmclError, match="'5' is no place in a list of 5"):
+        load_recipe(path, ["objective.5.weight=3"])
+
+
+def test_an_override_reaches_into_a_name_in_a_list() -> None:
+    queue = ["objective.negatives.1.size=8", "objective.negatives.1.of=[text]"]
+    changed = load_recipe(CLIP, ["objective={negatives: [in_batch, queue]}", *queue])
+    assert changed.objective[0].model_dump()["negatives"][1]["size"] == 8
+
+
+def test_a_term_alone_is_changed_by_its_keys() -> None:
+    recipe = load_recipe(CLIP, ["objective={contrast: softmax}", "objective.contrast.label_smoothing=0.3"])
+    assert recipe.objective[0].model_dump()["contrast"]["label_smoothing"] == 0.3
+    assert load_recipe(CLIP, ["objective={contrast: hinge}", "objective.0.weight=2"]).objective[0].weight == 2

@@ -28,7 +28,7 @@ from mmcl.losses.negatives.batch import Distinct, InBatch, InModal, Provided, To
 from mmcl.losses.negatives.mixed import Mixed
 from mmcl.losses.negatives.null_anchor import NullAnchor
 from mmcl.losses.negatives.queue import Bank, Queue
-from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets
+from mmcl.losses.objective import Objective, ObjectiveSpec, check_objective, presets, with_presets
 from mmcl.losses.regularizers.alignment import Alignment
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, RegularizerSpec, RegularizerTerm
 from mmcl.losses.regularizers.clusters import Clusters
@@ -168,4 +168,5 @@ __all__ = [
     "diagnostics",
     "gradient_norms",
     "presets",
+    "with_presets",
 ]

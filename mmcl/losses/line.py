@@ -94,6 +94,10 @@ class LineSpec(Spec):
         """Refuse modalities with which the term can do nothing; copies (`image.2`) are among them."""
         raise NotImplementedError
 
+    def looks_at(self, modalities: list[str]) -> set[str]:
+        """Which modalities and copies the term is about, and so trains; what it holds still is among `extras`."""
+        raise NotImplementedError
+
     def extras(self) -> dict[str, Extra]:
         """Names that parts of the term look up among the extras, and what each must be."""
         return _extras(self)
@@ -132,7 +136,9 @@ class LineSpec(Spec):
             how = "training.ema" if name.startswith("ema.") else "extras of the data"
             have = f"there are: {', '.join(sorted(extras))}" if extras else "there are none"
             hint = did_you_mean(name, extras).rstrip("?.") if extras else ""
-            raise MmclError(f"it needs the extra {name!r}{hint}, which is one of {how}; {have}.")
+            average = not name.startswith("ema.") or any(extra.startswith("ema.") for extra in extras)
+            advice = "" if average else " Say `training: {ema: 0.999}`."
+            raise MmclError(f"it needs the extra {name!r}{hint}, which is one of {how}; {have}.{advice}")
 
     def build(self, dim: int | None = None) -> "Line":
         """The term; ``dim`` is the width of the shared space, where a part of it must know."""

@@ -1,6 +1,7 @@
 """Terms to a total: what the optimizer minimises."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,13 +28,24 @@ def presets() -> dict[str, list[dict[str, Any]]]:
     return YAML(typ="safe").load(Path(__file__).with_name("presets.yaml"))
 
 
-def _terms(value: Any) -> Any:
-    """A preset's name, one term, or a list of terms, as a list of terms."""
+def with_presets(value: Any) -> Any:
+    """What a recipe says of an objective, as a list of terms: presets' names are the terms that they stand for.
+
+    Example:
+        >>> [line.get("regularize", "contrast") for line in with_presets(["clip", {"regularize": "koleo"}])]
+        ['contrast', 'koleo']
+
+    Raises:
+        MmclError: there is no such preset.
+    """
     if isinstance(value, str):
         if value not in presets():
             hint = did_you_mean(value, presets())
-            raise MmclError(f"no objective is called {value!r}{hint} Known: {', '.join(sorted(presets()))}.")
-        value = presets()[value]
+            known = ", ".join(sorted(presets()))
+            raise MmclError(f"no objective is called {value!r}{hint} Known: {known} (`mmcl objectives` says more).")
+        return deepcopy(presets()[value])
+    if isinstance(value, list):
+        return [term for one in value for term in (with_presets(one) if isinstance(one, str) else [one])]
     return [value] if isinstance(value, dict | LineSpec) else value
 
 
@@ -47,13 +59,13 @@ def _line(value: Any) -> LineSpec:
 
 
 ObjectiveSpec = Annotated[
-    list[Annotated[SerializeAsAny[LineSpec], PlainValidator(_line)]], BeforeValidator(_terms), Field(min_length=1)
+    list[Annotated[SerializeAsAny[LineSpec], PlainValidator(_line)]], BeforeValidator(with_presets), Field(min_length=1)
 ]
 """Type of a recipe's field that holds an objective."""
 
 
 def check_objective(value: Any) -> list[LineSpec]:
-    """Turn what a recipe says (a preset's name, one term, or a list of terms) into checked terms."""
+    """Turn what a recipe says (a preset's name, one term, or a list of both) into checked terms."""
     return TypeAdapter(ObjectiveSpec).validate_python(value)
 
 

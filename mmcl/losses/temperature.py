@@ -37,6 +37,8 @@ def temperature_said(value: Any, usual: TemperatureSpec) -> Any:
         return {"init": value, "learn": False, "min": value}
     if isinstance(value, dict):
         return {**usual.model_dump(), **value}
+    if not isinstance(value, TemperatureSpec | None):
+        raise MmclError("say a number, which is fixed, or a mapping such as {init: 0.07, learn: true, min: 0.01}.")
     return usual if value is None else value
 
 

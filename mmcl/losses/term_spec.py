@@ -238,6 +238,13 @@ class TermSpec(LineSpec):
         if not edges:
             raise MmclError(f"view: {self.view.name} finds nothing to compare among {modalities}.")
 
+    def looks_at(self, modalities: list[str]) -> set[str]:
+        """What the view's matrices compare, and what negatives name."""
+        assert self.view is not None
+        view: View = self.view.build()
+        compared = {m for edge in view.edges(modalities) for m in (edge.anchor, *edge.others, *edge.copies)}
+        return compared.union(*(_class(part, NEGATIVES).named(part) for part in self.negatives))
+
     def _is_looked_for(self, edges: list[Edge]) -> None:
         """Refuse targets and negatives of modalities that no direction looks for."""
         looked = {m for edge in edges for m in edge.others} if self.directions != "backward" else set[str]()

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
-from mmcl import checkpoints, distributed
+from mmcl import checkpoints, distributed, effects
 from mmcl.data import Stream
 from mmcl.errors import MmclError
 from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
@@ -64,7 +64,7 @@ class Trainer:
             )
         if recipe.training.precision == "fp16" and self.device.type == "cpu":
             raise MmclError("training.precision: fp16 needs a GPU, a CPU has no scaling for it; use bf16 or fp32.")
-        self.notes = checks.check_processes(recipe)
+        self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
         self.model = build_model(recipe)
         self.names, self.averaged = recipe.names, recipe.averaged
         checks.check_copies(recipe, self.model)
@@ -350,7 +350,8 @@ class _Window:
 
     def add(self, out: LossOutput, norm: Tensor) -> None:
         """One step."""
-        for name, value in {"loss": out.total.detach(), **out.parts}.items():
+        parts = {f"loss/{title}": value for title, value in out.parts.items()}
+        for name, value in {"loss": out.total.detach(), **parts}.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] += 1
         self.norm = self.norm + norm

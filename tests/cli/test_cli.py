@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from mmcl import bundled, workflow
 from mmcl.cli import main
@@ -44,14 +45,14 @@ def test_help_is_instant_and_lists_the_commands() -> None:
     before = time.perf_counter()
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "mmcl", "--help"], capture_output=True, text=True)
     assert time.perf_counter() - before < 5
-    for command in ("train", "eval", "embed", "recipes", "tasks", "data"):
+    for command in ("train", "eval", "embed", "objectives", "recipes", "tasks", "data"):
         assert command in done.stdout
     for heavy in ("torch", "numpy", "open_clip", "pydantic"):
         assert not any(line.split("|")[-1].strip() == heavy for line in done.stderr.splitlines())
 
 
 @pytest.mark.parametrize(
-    "command", [["train"], ["eval"], ["embed"], ["recipes"], ["tasks"], ["data"], ["data", "build"]]
+    "command", [["train"], ["eval"], ["embed"], ["objectives"], ["recipes"], ["tasks"], ["data"], ["data", "build"]]
 )
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main([*command, "--help"])
@@ -100,6 +101,22 @@ def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "clip_tiny.yaml").read_text() == shown
     capsys.readouterr()
     assert "is there already" in fails(capsys, "recipes", "copy", "glyphs/clip_tiny", tmp_path)
+
+
+def test_objectives_are_listed_and_shown_as_lines_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    from mmcl.losses import presets
+
+    main(["objectives"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(presets())
+    assert all(40 < len(line) < 130 and "http" not in line for line in lines)
+    for name, terms in presets().items():
+        main(["objectives", "show", name])
+        shown = capsys.readouterr().out
+        assert shown.startswith("# ")
+        assert "https://" in shown.split("objective:")[0] or name in ("gram_volume", "cuaxu", "clip_uniform")
+        assert YAML(typ="safe", pure=True).load(shown) == {"objective": terms}
+    assert "no objective is called 'clop'; did you mean 'clip'?" in fails(capsys, "objectives", "show", "clop")
 
 
 def test_tasks_and_data_sets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,7 +136,9 @@ def tensors(run: Path) -> dict[str, Tensor]:
 
 def losses(run: Path) -> list[list[float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [[row["loss"], row["taught_in_tests"], row["alignment"], row["uniformity"]] for row in rows]
+    return [
+        [row[name] for name in ("loss", "loss/taught_in_tests", "loss/alignment", "loss/uniformity")] for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +150,7 @@ def test_a_run_with_copies_extras_and_an_average(unbroken: Path) -> None:
     rows = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 9))
     assert all(np.isfinite(row["loss"]) for row in rows)
-    assert all(row["alignment"] > 0.001 for row in rows)  # copies are not the same
+    assert all(row["loss/alignment"] > 0.001 for row in rows)  # copies are not the same
     assert rows[-1]["bad_samples"] == 0
     assert rows[-1]["measured_ema"] is True
 
@@ -322,10 +324,11 @@ def test_a_tower_with_a_dot_in_its_name_is_told(tmp_path: Path, tiny: Callable[.
 
 
 def test_copies_that_would_all_be_the_same_are_refused(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
-    recipe = tiny(tmp_path / "run", "data.copies={image: 2}", "towers.image.shift=0", "towers.image.crop=[1, 1]")
+    copies = ["data.copies={image: 2}", "objective.0.pairs=[[image, text], [image.2, text]]"]
+    recipe = tiny(tmp_path / "run", *copies, "towers.image.shift=0", "towers.image.crop=[1, 1]")
     with pytest.raises(MmclError, match=r"data.copies.image: they would all be the same"):
         Trainer(recipe, Run(tmp_path / "run"), lambda _: {})
-    Trainer(tiny(tmp_path / "run", "data.copies={image: 2}"), Run(tmp_path / "run"), lambda _: {})
+    Trainer(tiny(tmp_path / "run", *copies), Run(tmp_path / "run"), lambda _: {})
 
 
 def test_an_objective_says_which_extra_it_lacks() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import torch
 from mmcl import checkpoints, workflow
 from mmcl.errors import MmclError
 from mmcl.recipe import Recipe, dump_yaml
+from mmcl.runs import Run, check_free, holding
+from mmcl.training import Trainer
 
 LENGTH = ["training.samples=1920", "training.checkpoint_every_steps=5", "towers.image.patch_dropout=0.25"]
 
@@ -88,3 +91,59 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path, tiny: Callable[
     workflow.train(tiny(tmp_path / "run"))
     workflow.train(tiny(tmp_path / "run", "training.samples=320"), resume=True)
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 11))
+
+
+def failed(recipe: Recipe) -> Path:
+    """A run that dies before its first step."""
+
+    def dying(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "backward", dying)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            workflow.train(recipe)
+    path = Path(recipe.run)
+    assert (path / "recipe.yaml").exists()
+    return path
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_came_to_nothing_makes_room_for_another(
+    tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str], resume: bool
+) -> None:
+    run = failed(tiny(tmp_path / "run"))
+    (run / "bad_samples.jsonl").write_text('{"step": 0}\n')
+    (run / "notes.txt").write_text("mine")
+    changed = tiny(run, "dim=8")
+    workflow.train(changed, resume=resume)
+    told = capsys.readouterr().err
+    assert ("holds a run without a checkpoint or a row of metrics; this one starts anew there" in told) == (not resume)
+    assert Run(run).recipe().dim == 8
+    assert len(rows(run)) == 8
+    assert (run / "notes.txt").read_text() == "mine"
+    assert not (run / "bad_samples.jsonl").exists()
+    with pytest.raises(MmclError, match="holds a run already"):
+        workflow.train(changed)
+
+
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoints/step-00000001/state.json", "results.json"])
+def test_a_run_that_came_to_anything_is_not_touched(tmp_path: Path, tiny: Callable[..., Recipe], kept: str) -> None:
+    run = failed(tiny(tmp_path / "run"))
+    (run / kept).parent.mkdir(parents=True, exist_ok=True)
+    (run / kept).write_text('{"step": 1}\n')
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(MmclError, match="holds a run already"):
+        workflow.train(tiny(run, "dim=8"))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_has_only_begun_is_not_touched(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    run = failed(tiny(tmp_path / "run"))
+    with (
+        holding(Run(run)),
+        ThreadPoolExecutor() as others,
+        pytest.raises(MmclError, match="is being trained by another process; choose another folder"),
+    ):
+        others.submit(check_free, Run(run), tiny(run), False).result()
+    assert check_free(Run(run), tiny(run), False)

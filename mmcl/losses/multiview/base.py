@@ -158,6 +158,10 @@ class MultiViewSpec(LineSpec):
         if len(self.modalities or without_copies(modalities)) < 2:
             raise MmclError(f"it compares two modalities or more; got {modalities}.")
 
+    def looks_at(self, modalities: list[str]) -> set[str]:
+        """The views."""
+        return set(self.modalities or without_copies(modalities))
+
     def build(self, dim: int | None = None) -> "MultiViewTerm":
         """The term."""
         return MultiViewTerm(self, dim)

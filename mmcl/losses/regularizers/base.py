@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -62,6 +62,12 @@ class RegularizerSpec(LineSpec):
         check_pairs(pairs)
         check_once("modalities", getattr(self.regularize, "modalities", None) or [])
 
+    def looks_at(self, modalities: list[str]) -> set[str]:
+        """What the part's arguments name; and all modalities, unless it says which."""
+        which = any(getattr(self.regularize, key, None) for key in ("modalities", "others", "pairs", "teachers"))
+        said = self.regularize.model_dump(exclude={"name"})
+        return {m for m in modalities if _names(said, m)} | (set() if which else set(without_copies(modalities)))
+
     def build(self, dim: int | None = None) -> "RegularizerTerm":
         """The term."""
         return RegularizerTerm(self, dim)
@@ -85,6 +91,12 @@ def _spoken_of(part: Part) -> list[str]:
     said: list[str] = [m for name in ("modalities", "others", "teachers") for m in getattr(part, name, None) or []]
     said += [m for pair in (getattr(part, "views", None) or {}).items() for m in pair]
     return [*said, *(getattr(part, name) for name in ("anchor", "general") if hasattr(part, name))]
+
+
+def _names(said: Any, name: str) -> bool:
+    """Whether a name stands somewhere in what is said."""
+    inside = [*said, *said.values()] if isinstance(said, dict) else said if isinstance(said, list | tuple) else []
+    return said == name or any(_names(one, name) for one in inside)
 
 
 def at_least_two(valid: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
