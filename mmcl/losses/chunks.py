@@ -42,9 +42,12 @@ class _ByRows(torch.autograd.Function):
         ctx.function, ctx.split = function, split
         ctx.save_for_backward(*features)
         with full_precision(rows[0].device, exact=True):
-            made = torch.empty_like(rows[0][:, 0])  # at once: small results between large ones would split the heap
+            made = rows[0].new_zeros(0)
             for part in _parts(rows, columns):
-                made[part] = function(part, _cut(rows, part), columns)
+                found = function(part, _cut(rows, part), columns)
+                if part.start == 0:  # in one piece: small results between large ones would split a CPU's heap
+                    made = found.new_empty(rows[0].shape[0])
+                made[part] = found
         return made
 
     @staticmethod

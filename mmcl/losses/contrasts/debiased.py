@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mmcl.losses.base import CONTRASTS, Contrast, Side
 from mmcl.losses.statistics import LogSumExp, Statistic
-from mmcl.losses.temperature import TemperatureSpec
 
 
 @CONTRASTS.register("debiased")
@@ -46,7 +45,6 @@ class Debiased(Contrast):
     """
 
     bounded: ClassVar[bool] = True
-    temperature: ClassVar[TemperatureSpec | None] = TemperatureSpec(init=0.5, learn=False, min=0.5)
 
     def __init__(self, tau_plus: Annotated[float, Field(ge=0, lt=1)] = 0.1) -> None:
         self.tau_plus = tau_plus
