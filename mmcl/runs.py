@@ -101,8 +101,8 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
         raise MmclError(f"run: {run.path} cannot be a folder, since {blocking} is a file.")
     if not (run.path / "recipe.yaml").exists():
         return False
-    with holding(run, seconds=2):  # which the other processes of this run ask, too, each for a moment
-        if _came_to_nothing(run):
+    if _came_to_nothing(run):
+        with holding(run, seconds=10):  # or it is only beginning; the other processes of this run ask, too, one by one
             return True
     if not resume:
         raise MmclError(

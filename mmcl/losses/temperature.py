@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmcl.errors import MmclError
 from mmcl.registry import Spec
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class TemperatureSpec(Spec):

@@ -55,7 +55,7 @@ class Groco(Contrast):
     def __init__(
         self,
         top_k: Annotated[int, Field(ge=1)] = 10,
-        steepness: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
+        steepness: Annotated[float, Field(gt=0)] = 1.0,
     ) -> None:
         self.top_k, self.steepness = top_k, steepness
 

@@ -1,11 +1,10 @@
 """A binary decision for every pair (SigLIP)."""
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from mmcl.losses.base import CONTRASTS, Contrast, Side
@@ -43,7 +42,7 @@ class Sigmoid(Contrast, nn.Module):
     one_way: ClassVar[bool] = True
     shared: ClassVar[bool] = True
 
-    def __init__(self, bias: Annotated[float, Field(allow_inf_nan=False)] = -10.0, learn_bias: bool = True) -> None:
+    def __init__(self, bias: float = -10.0, learn_bias: bool = True) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.tensor(bias), requires_grad=learn_bias)
 

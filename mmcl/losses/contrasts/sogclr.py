@@ -72,7 +72,7 @@ class Sogclr(Contrast, nn.Module):
         self,
         gamma: Annotated[float, Field(gt=0, le=1)] = 0.8,
         gamma_steps: Annotated[int, Field(ge=0)] = 0,
-        rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0,
+        rho: Annotated[float, Field(ge=0)] = 0.0,
         eps: Annotated[float, Field(ge=0, lt=1)] = 1e-14,
         slots: Annotated[int, Field(ge=1)] = 2**20,
     ) -> None:

@@ -93,7 +93,7 @@ class TooAlike(Negatives):
         self,
         by: By,
         above: Annotated[float, Field(ge=-1, le=1)] | None = None,
-        margin: Annotated[float, Field(allow_inf_nan=False)] | None = None,
+        margin: float | None = None,
     ) -> None:
         super().__init__()
         if (above is None) == (margin is None):

@@ -60,7 +60,7 @@ class Swapped(Regularizer):
     def __init__(
         self,
         temperature: Positive = 0.1,
-        epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05,
+        epsilon: Annotated[float, Field(gt=0)] = 0.05,
         iterations: Annotated[int, Field(ge=1)] = 3,
         views: dict[str, str] | None = None,
         pairs: ModalityPairs | None = None,

@@ -39,7 +39,7 @@ class Matryoshka(EmbeddingTransform):
     def __init__(
         self,
         dims: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
-        weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None,
+        weights: list[Annotated[float, Field(ge=0)]] | None = None,
     ) -> None:
         super().__init__()
         if weights is not None and len(weights) != len(dims):

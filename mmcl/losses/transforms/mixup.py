@@ -54,7 +54,7 @@ class Mixup(EmbeddingTransform):
 
     def __init__(
         self,
-        alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.15,
+        alpha: Annotated[float, Field(gt=0)] = 0.15,
         p: Annotated[float, Field(ge=0, le=1)] = 0.5,
         modalities: Annotated[list[str], Field(min_length=1)] | None = None,
     ) -> None:
