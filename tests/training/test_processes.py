@@ -34,6 +34,7 @@ OBJECTIVES: dict[str, Any] = {
     "clip": "clip",
     "distinct": {"negatives": "distinct", "contrast": {"name": "softmax", "label_smoothing": 0.1}},
     "two terms": [{"pairs": [["text", "image"]], "weight": 0.3}, {"temperature": 0.2}],
+    "switched": [{"temperature": {"init": 0.2}, "until_step": 1}, {"temperature": {"init": 0.1}, "from_step": 1}],
     "gram": "gram",
     "span": {"score": "span", "view": "rotating", "contrast": {"name": "softmax", "label_smoothing": 0.1}},
     "triangle": "triangle",
