@@ -49,6 +49,17 @@ class MixSpec(Spec):
     group: Annotated[int, Field(ge=2)] = 16
     """The other row is one of so many: blocks of the global batch that no process shares with another, so that any
     number of processes draws the same."""
+    by: str | None = None
+    """A modality that says how much each patch of the picture matters: a mixture's weights are then shares of what
+    matters, not of the area (TiMix). Costs one more pass of both towers, without gradient."""
+
+    @model_validator(mode="after")
+    def _has_boxes(self) -> "MixSpec":
+        if self.by is not None and self.kind != "cutmix":
+            raise MmclError(
+                f"by: {self.kind} mixes pictures all over, so that no patch is of one of them; take cutmix."
+            )
+        return self
 
 
 class DataSpec(Spec):
@@ -197,9 +208,11 @@ class Recipe(Spec):
                     "all captions at once are copies of a text: say how many at most, as in data.copies: {text: 5}, or "
                     "take random or first.",
                 )
-        for name in self.data.mix:
+        for name, mix in self.data.mix.items():
             if name not in self.names:
                 yield Told(("data", "mix", name), f"it is not among {self.names}.")
+            elif mix.by is not None and (mix.by not in self.names or modality_of(mix.by) == modality_of(name)):
+                yield Told(("data", "mix", name, "by"), f"it must name another one of {self.names}; got {mix.by!r}.")
         if len(self.names) < 2:
             told = f"a contrast needs two modalities or more, or data.copies of one; got {list(self.towers)}."
             yield Told(("towers",), told)

@@ -36,6 +36,9 @@ class Tower(nn.Module, ABC):
     takes: ClassVar[str]
     """Kind of input: ``image`` (pictures), ``audio`` (sounds) or ``text`` (strings). A modality may have any name."""
 
+    patchy: ClassVar[bool] = False
+    """Whether it has vectors of parts of its input (`patches`)."""
+
     @property
     def varies(self) -> bool:
         """Whether two passes of one value may differ in training: by what the transform draws, or by dropout."""
@@ -44,6 +47,10 @@ class Tower(nn.Module, ABC):
     @abstractmethod
     def transform(self, train: bool) -> Transform:
         """What makes a row of one decoded value: augmented in training, the same every time otherwise."""
+
+    def patches(self, rows: Any) -> Float[Tensor, "batch height width dim"]:
+        """Vectors of the parts of each input, in the shared space; of towers that are `patchy`."""
+        raise NotImplementedError
 
     @abstractmethod
     def forward(self, rows: Any) -> Float[Tensor, "batch dim"]:

@@ -51,6 +51,7 @@ class OpenClipImage(Tower):
     """
 
     takes = "image"
+    patchy = True
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class OpenClipImage(Tower):
             act_layer=ACTIVATIONS[activation],
             patch_dropout=patch_dropout,
             output_dim=dim,
+            output_tokens=True,
         )
         self.normalize = Normalize(mean, std)
 
@@ -107,4 +109,9 @@ class OpenClipImage(Tower):
 
     def forward(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Vectors of pictures."""
-        return self.transformer(self.normalize(rows))
+        return self.transformer(self.normalize(rows))[0]
+
+    def patches(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch rows columns dim"]:
+        """What the transformer makes of each patch, brought to the shared space as the whole is; in evaluation only."""
+        tokens = self.transformer(self.normalize(rows))[1] @ self.transformer.proj
+        return tokens.unflatten(1, self.transformer.grid_size)

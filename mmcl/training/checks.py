@@ -27,6 +27,8 @@ def check_mixing(recipe: Recipe, model: MultiTower) -> None:
         if takes != "image" and (takes == "text" or spec.kind == "cutmix"):
             what = "pictures" if spec.kind == "cutmix" else "pictures or sounds"
             raise MmclError(f"data.mix.{name}: {spec.kind} mixes {what}, and this is {takes}.")
+        if spec.by is not None and not model.tower(modality_of(name)).patchy:
+            raise MmclError(f"data.mix.{name}.by: the tower of {modality_of(name)} has no vectors of patches.")
     mixing.check_blocks(recipe.data.mix, recipe.data.batch_size, distributed.world_size())
     if recipe.data.mix and recipe.data.last_batch == "keep" and distributed.world_size() > 1:
         raise MmclError("data.mix: a smaller last batch has no whole groups; take another data.last_batch.")

@@ -179,13 +179,17 @@ class Trainer:
 
     def _mix_(self, batch: Batch, rows: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Mix rows before the towers; partners and weights of this process's rows, for their targets."""
-        found = {}
+        found, whole = {}, dict(rows)
         for name, spec in self.recipe.data.mix.items():
             present = batch.present[name]
             drawn = mixing.draw(spec, name, present, batch.offset, self.recipe.seed, self.step)
             weight = torch.ones(len(batch))
             if name in rows:
-                rows[name], weight = mixing.mixed(spec, rows[name], drawn, present)
+                matter = None
+                if spec.by is not None and spec.by in whole:
+                    with self.accelerator.autocast():
+                        matter = mixing.matters(self.model, whole, batch.present, name, spec.by)
+                rows[name], weight = mixing.mixed(spec, rows[name], drawn, present, matter)
             found[name] = drawn.partner, weight
         return found
 

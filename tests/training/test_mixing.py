@@ -11,10 +11,24 @@ import torch
 
 import mmcl
 from mmcl.errors import MmclError
+from mmcl.model import MultiTower
 from mmcl.recipe import MixSpec, Recipe
+from mmcl.towers import OpenClipImage, Tower
 from mmcl.training import Trainer, mixing
 from mmcl.training.record import gathered
-from mmcl.types import Batch
+from mmcl.types import Batch, Transform
+
+
+class Words(Tower):
+    """Rows as they are."""
+
+    takes = "text"
+
+    def transform(self, train: bool) -> Transform:
+        raise NotImplementedError
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
 
 
 def pictures(rows: int) -> torch.Tensor:
@@ -86,9 +100,57 @@ def test_targets_follow() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_a_run_with_mixed_pictures_goes_on_as_it_would_have(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+def test_weights_are_shares_of_what_matters_and_is_seen() -> None:
+    """Two patches high and four wide: pixels and patches counted one by one."""
+    spec, present = MixSpec(p=1.0, group=4), torch.ones(8, dtype=torch.bool)
+    drawn = mixing.draw(spec, "image", present, offset=0, seed=1, step=2)
+    generator = torch.Generator().manual_seed(0)
+    matter = torch.rand(8, 2, 4, generator=generator).flatten(1).softmax(1).view(8, 2, 4)
+    made, weight = mixing.mixed(spec, pictures(8), drawn, present, matter)
+    for row in range(8):
+        own = other = 0.0
+        for y in range(10):
+            for x in range(20):
+                patch = y // 5, x // 5
+                if made[row, 0, y, x] == row:
+                    own += float(matter[row][patch]) / 25
+                else:
+                    other += float(matter[drawn.partner[row]][patch]) / 25
+        assert float(weight[row]) == pytest.approx(own / (own + other), abs=1e-5)
+    assert (weight < 0.95).any()
+    _, areas = mixing.mixed(spec, pictures(8), drawn, present)
+    _, even = mixing.mixed(spec, pictures(8), drawn, present, torch.full((8, 2, 4), 1 / 8))
+    torch.testing.assert_close(even, areas)
+
+
+def test_what_matters_is_what_a_patch_has_of_the_text() -> None:
+    torch.manual_seed(0)
+    image = OpenClipImage(16, 8, width=8, layers=1, heads=2, pool="avg", patch_dropout=0.5, dim=4)
+    model = MultiTower({"image": image, "text": Words()}, 4).train()
+    rows = {"image": torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8), "text": torch.randn(3, 4)}
+    present = {"image": torch.tensor([True, False, True, True]), "text": torch.tensor([True, True, False, True])}
+    before = torch.get_rng_state()
+    found = mixing.matters(model, rows, present, "image", "text")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert image.training
+    assert not found.requires_grad
+    patches = image.eval().patches(rows["image"])
+    torch.testing.assert_close(patches.mean((1, 2)), image(rows["image"]))  # the whole is the mean of its patches
+    for row in (1, 2):
+        torch.testing.assert_close(found[row], torch.full((2, 2), 0.25))
+    for row, picture, text in ((0, 0, 0), (3, 2, 2)):
+        cosines = torch.stack([p @ rows["text"][text] / p.norm() for p in patches[picture].flatten(0, 1)])
+        expected = (cosines / rows["text"][text].norm() / 0.1).softmax(0).view(2, 2)
+        torch.testing.assert_close(found[row], expected)
+
+
+@pytest.mark.parametrize("by", ["", ", by: text"])
+def test_a_run_with_mixed_pictures_goes_on_as_it_would_have(
+    tmp_path: Path, tiny: Callable[..., Recipe], by: str
+) -> None:
     common = ["objective=clip", "tasks=[]", "training.checkpoint_every_steps=4", "training.keep_checkpoints=9"]
-    more = [*common, "data.mix={image: {kind: cutmix, p: 0.9, group: 8}}"]
+    more = [*common, f"data.mix={{image: {{kind: cutmix, p: 0.9, group: 8{by}}}}}"]
 
     def last(run: Path) -> Path:
         return run / "checkpoints" / "step-00000008"
@@ -108,6 +170,10 @@ def test_what_cannot_be_mixed_is_refused(tmp_path: Path, tiny: Callable[..., Rec
     for objective, message in (("siglip", "sigmoid has one target a row"), ("align_uniform", "no targets to be mixed")):
         with pytest.raises(MmclError, match=message):
             tiny(tmp_path, mix, f"objective={objective}")
+    with pytest.raises(MmclError, match="mixup mixes pictures all over"):
+        tiny(tmp_path, "data.mix={image: {kind: mixup, by: text}}")
+    with pytest.raises(MmclError, match="data.mix.image.by: it must name another one of"):
+        tiny(tmp_path, "data.mix={image: {by: image}}")
     with pytest.raises(MmclError, match="data.mix.audio: it is not among"):
         tiny(tmp_path, "data.mix={audio: {}}")
     recipe = tiny(tmp_path, "data.mix={text: {group: 8}}", "objective=clip")

@@ -32,7 +32,8 @@ class Mixup(EmbeddingTransform):
     Differs from the paper: nothing in the loss. Its code assigns targets, so a row that the permutation leaves in its
         place loses its target, and it sums the modalities; here weights add up, and modalities are averaged. The paper
         trains so for a third of the time (`until_step`) and then with soft targets.
-    Related: rows that were mixed before the towers (CutMix, TiMix) need no transform: `Embeddings.mixed` says so.
+    Related: rows that were mixed before the towers (`data.mix`: CutMix, TiMix) need no transform, since
+        `Embeddings.mixed` says so.
 
     Args:
         alpha: of the Beta distribution; small ones leave most rows nearly alone.
