@@ -1,6 +1,7 @@
 """Towers to one shared space."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,19 @@ def embedded(model: nn.Module, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return vectors
 
 
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Modules in evaluation mode, and then each as it was."""
+    before = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.train(training)
+
+
 class Encoder:
     """A model in use: values in, unit vectors out. What `mmcl.load` returns and what tasks measure.
 
@@ -145,12 +159,8 @@ class Encoder:
     @torch.no_grad()
     def embed_rows(self, modality: str, rows: Tensor) -> Float[Tensor, "batch dim"]:
         """Unit vectors, in fp32 on the device, of rows that the transform has made."""
-        training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             vectors = self.model({modality: rows.to(self.device, non_blocking=True)})[modality]
-        finally:
-            self.model.train(training)
         return F.normalize(vectors.float(), dim=-1)
 
 

@@ -57,6 +57,17 @@ def glyphs(tmp_path_factory: pytest.TempPathFactory, script: SimpleNamespace) ->
 
 
 @pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory, glyphs: Glyphs) -> Path:
+    """The file of a task: retrieval over the test set."""
+    path = tmp_path_factory.mktemp("task") / "found.yaml"
+    path.write_text(
+        f"title: found\nkey: retrieval\nevaluator: {{name: retrieval, modalities: [text, image]}}\n"
+        f"data: {{shards: '{glyphs.test}', modalities: {{image: png, text: txt}}}}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
 def whole(glyphs: Glyphs) -> Callable[..., Recipe]:
     """The recipe glyphs/clip_tiny as it ships, over the small data, without tasks."""
 

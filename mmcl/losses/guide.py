@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmcl.losses.precision import full_precision
+from mmcl.losses.statistics import INFINITY
 
-INFINITY = float("inf")
 Known = Mapping[str, Float[Tensor, " rows"]]
 Weigh = Callable[[Float[Tensor, "..."], Mapping[str, Float[Tensor, "..."]]], Float[Tensor, "..."]]
 """Log-weights from similarities, and from what is known of each row."""

@@ -45,6 +45,23 @@ class Extra:
     """Of the extra: 2 for a vector a row, 1 for a number."""
 
 
+def looked_up(e: Embeddings, name: str) -> Tensor:
+    """Vectors of an extra, or of a modality, held still.
+
+    Raises:
+        MmclError: there are none of that name.
+    """
+    found = e.extras.get(name, e.all.get(name))
+    if found is None:
+        raise MmclError(
+            f"{name!r} is neither among the extras {list(e.extras)} nor among {list(e.all)}"
+            f"{did_you_mean(name, [*e.extras, *e.all])}"
+        )
+    if found.ndim != 2:
+        raise MmclError(f"{name!r} is no vector a row but of shape {tuple(found.shape)}.")
+    return found.detach()
+
+
 def several(value: Any) -> Any:
     """A list, also where one thing alone is said."""
     return value if isinstance(value, list) else [value]

@@ -143,11 +143,13 @@ class Matrix:
             return found
         return {name: s.plain(found["hardest"] * s.scale, 1) for name, s in asked.items()}
 
-    def rows_with(self, forward: bool, vectors: Sequence[Float[Tensor, "rows dim"]]) -> Float[Tensor, " rows"]:
-        """Scores of this process's rows, each with a candidate of its own among those given."""
+    def paired(
+        self, forward: bool, rows: Features, vectors: Sequence[Float[Tensor, "rows dim"]]
+    ) -> Float[Tensor, " rows"]:
+        """Scores of some rows (or columns), each with a candidate of its own among those given."""
         if forward:
-            return self.score.pairs(self.rows(True), self.score.candidates(vectors))
-        return self.score.pairs(self.score.anchors(vectors[0]), self.rows(False))
+            return self.score.pairs(rows, self.score.candidates(vectors))
+        return self.score.pairs(self.score.anchors(vectors[0]), rows)
 
     def _forward(self, guide: Guide | None, **asked: Any) -> Seen:
         """This process's rows against all columns, and, where they are asked too, columns against these rows."""

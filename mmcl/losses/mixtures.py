@@ -16,8 +16,8 @@ class Target(NamedTuple):
     mass: Float[Tensor, " rows"]
 
 
-def targets(matrix: Matrix, own: Float[Tensor, " rows"]) -> tuple[Target, Target] | None:
-    """Targets of this process's rows, and of its columns; None where no rows are mixtures.
+def targets(matrix: Matrix, own: Float[Tensor, " rows"]) -> tuple[Target, Target]:
+    """Targets of this process's rows, and of its columns, where one of the two are mixtures.
 
     A mixture asks for its own counterpart and for its partner's, and both ask for it by the same weights. A partner
     that lacks one of the two has no counterpart: its weight falls away. Only the anchor, or a candidate of one
@@ -28,16 +28,14 @@ def targets(matrix: Matrix, own: Float[Tensor, " rows"]) -> tuple[Target, Target
         own: scores of this process's rows with their own candidates.
     """
     e, edge = matrix.e, matrix.edge
-    mixed = [m for m in (edge.anchor, *edge.others) if m in e.mixed]
-    if not mixed:
-        return None
-    valid, partner = matrix.anchors_there & matrix.tuples_there, e.mixed[mixed[0]].partner
-    weight = e.mixed[mixed[0]].weight.to(own.dtype)
+    mixed = next(m for m in (edge.anchor, *edge.others) if m in e.mixed)
+    valid, partner = matrix.anchors_there & matrix.tuples_there, e.mixed[mixed].partner
+    weight = e.mixed[mixed].weight.to(own.dtype)
     mine, other = torch.where(valid, weight, 0.0), torch.where(valid & valid[partner], 1 - weight, 0.0)
     if matrix.drop_same:  # a partner that shows the same thing is no candidate but one's own
         same = e.ids == e.ids[partner]
         mine, other = torch.where(same, mine + other, mine), torch.where(same, 0.0, other)
-    rows = mixed == [edge.anchor]
+    rows = mixed == edge.anchor
     anchors, tuples = matrix.anchors, matrix.tuples
     if rows:
         scores = matrix.score.pairs(anchors, tuple(f[partner] for f in tuples))

@@ -99,6 +99,7 @@ class Objective(nn.Module):
         titles = [spec.title for spec in specs]
         self.titles = [t if titles.count(t) == 1 else f"{t}_{i}" for i, t in enumerate(titles)]
         self.terms = nn.ModuleList(spec.build(dim) for spec in specs)
+        self._checked: tuple[Any, ...] = ()  # what is known of the last record that fits
         for _, term in self:
             if isinstance(term, RegularizerTerm):
                 term.regularizer.meet([line for _, line in self])
@@ -126,12 +127,7 @@ class Objective(nn.Module):
         if not isinstance(embeddings, Embeddings):
             embeddings = replace(Embeddings.single(embeddings, present, keys, extras), step=step)
         parts: dict[str, Tensor] = {}
-        for title, term in self:
-            try:
-                axes = {name: x.ndim for name, x in embeddings.extras.items()}
-                term.spec.fits(list(embeddings.all), axes, embeddings.mixed, embeddings.dim)
-            except MmclError as error:
-                raise MmclError(f"objective: {title}: {error}") from None
+        self._check(embeddings)
         # every process has gradients of the same parameters, also where a term finds no rows
         none = embeddings.ids.new_zeros((), dtype=torch.float32)
         total = sum((p.sum() * 0.0 for p in self.parameters_at(embeddings.step)), start=none)
@@ -141,6 +137,19 @@ class Objective(nn.Module):
                 parts[title] = part.detach()
                 total = total + term.spec.weight_at(embeddings.step) * part
         return LossOutput(total=total, parts=parts)
+
+    def _check(self, e: Embeddings) -> None:
+        """Refuse a record with which a term can do nothing; once for all that are alike."""
+        kind = tuple(e.all), tuple((name, x.ndim) for name, x in e.extras.items()), tuple(e.mixed), e.dim
+        if kind == self._checked:
+            return
+        names, extras, mixed, dim = kind
+        for title, term in self:
+            try:
+                term.spec.fits(list(names), dict(extras), mixed, dim)
+            except MmclError as error:
+                raise MmclError(f"objective: {title}: {error}") from None
+        self._checked = kind
 
     def __iter__(self) -> Iterator[tuple[str, Line]]:
         """Terms by their titles."""

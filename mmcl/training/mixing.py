@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmcl import distributed
 from mmcl.errors import MmclError
-from mmcl.model import MultiTower
+from mmcl.model import MultiTower, evaluating
 from mmcl.recipe import MixSpec
 from mmcl.types import modality_of
 
@@ -140,17 +140,13 @@ def matters(
         Jiang et al., "TiMix: Text-aware Image Mixing for Effective Vision-Language Pre-training", AAAI 2024
         (https://arxiv.org/abs/2312.08846).
     """
-    towers = [model.tower(modality_of(m)) for m in (name, by)]
-    training = [tower.training for tower in towers]
-    try:
-        patches = F.normalize(towers[0].eval().patches(rows[name]).float(), dim=-1)
-        both = present[name] & present[by]
+    pictures, others = (model.tower(modality_of(m)) for m in (name, by))
+    both = present[name] & present[by]
+    with evaluating(pictures, others):
+        patches = F.normalize(pictures.patches(rows[name]).float(), dim=-1)
         alike = patches.new_zeros(both.shape[0], *patches.shape[1:3])
         if both.any():
-            said = F.normalize(towers[1].eval()(rows[by][both[present[by]]]).float(), dim=-1)
+            said = F.normalize(others(rows[by][both[present[by]]]).float(), dim=-1)
             cosines = torch.einsum("nhwd,nd->nhw", patches[both[present[name]]], said)
             alike = alike.index_put((both.nonzero()[:, 0].to(alike.device, non_blocking=True),), cosines)
-    finally:
-        for tower, before in zip(towers, training, strict=True):
-            tower.train(before)
     return (alike / RELEVANCE).flatten(1).softmax(1).view_as(alike)

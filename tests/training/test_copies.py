@@ -192,13 +192,8 @@ def test_a_run_on_two_processes_is_the_run_on_one(tmp_path: Path, taught: Callab
 
 
 def test_what_is_opened_and_measured_is_the_average_where_the_recipe_says_so(
-    tmp_path: Path, tiny: Callable[..., Recipe], glyphs: Any
+    tmp_path: Path, tiny: Callable[..., Recipe], task: Path
 ) -> None:
-    task = tmp_path / "found.yaml"
-    task.write_text(
-        f"title: found\nkey: retrieval\nevaluator: {{name: retrieval, modalities: [text, image]}}\n"
-        f"data: {{shards: '{glyphs.test}', modalities: {{image: png, text: txt}}}}\n"
-    )
     more = ["training.samples=640", "training.ema={decay: 0.95, evaluate: true}", f"tasks=['{task}']"]
     run = mmcl.train(tiny(tmp_path / "run", *more))
     results = json.loads((run / "results.json").read_text())

@@ -17,17 +17,6 @@ from mmcl.training import Trainer
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    glyphs = request.getfixturevalue("glyphs")
-    path = tmp_path_factory.mktemp("task") / "found.yaml"
-    path.write_text(
-        f"title: found\nkey: retrieval\nevaluator: {{name: retrieval, modalities: [text, image]}}\n"
-        f"data: {{shards: '{glyphs.test}', modalities: {{image: png, text: txt}}}}\n"
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe], task: Path) -> Path:
     path = tmp_path_factory.mktemp("trained") / "run"
     recipe = tiny(path, f"tasks=['{task}']", "training.samples=1280", "training.eval_every_steps=20")

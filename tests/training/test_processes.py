@@ -275,13 +275,8 @@ def measured(run: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_a_run_on_two_processes_is_the_run_on_one_and_goes_on_on_one(
-    tmp_path: Path, tiny: Callable[..., Recipe], glyphs: Any
+    tmp_path: Path, tiny: Callable[..., Recipe], task: Path
 ) -> None:
-    task = tmp_path / "found.yaml"
-    task.write_text(
-        f"title: found\nevaluator: {{name: retrieval, modalities: [text, image]}}\n"
-        f"data: {{shards: '{glyphs.test}', modalities: {{image: png, text: txt}}}}\n"
-    )
     more = ["data.batch_size=33", "training.samples=330", f"tasks=['{task}']", "optimizer.lr=1e-4"]
     one = workflow.train(tiny(tmp_path / "one", *more))
 

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from mmcl.losses.matrix import Candidates, Matrix
 from mmcl.losses.negatives.base import NEGATIVES, Negatives
 from mmcl.losses.scores.unit import unit
+from mmcl.losses.statistics import INFINITY
 
-INFINITY = float("inf")
 CHUNK = 256  # rows whose mixtures exist at once
 
 
@@ -101,10 +101,5 @@ class Mixed(Negatives):
     def _scores(
         self, matrix: Matrix, forward: bool, part: slice, mixtures: Float[Tensor, "rows mixtures dim"]
     ) -> Float[Tensor, "rows mixtures"]:
-        features = tuple(f[part].repeat_interleave(mixtures.shape[1], 0) for f in matrix.rows(forward))
-        flat = mixtures.flatten(0, 1)
-        if forward:
-            scores = matrix.score.pairs(features, matrix.score.candidates([flat]))
-        else:
-            scores = matrix.score.pairs(matrix.score.anchors(flat), features)
-        return scores.view(mixtures.shape[:2])
+        rows = tuple(f[part].repeat_interleave(mixtures.shape[1], 0) for f in matrix.rows(forward))
+        return matrix.paired(forward, rows, [mixtures.flatten(0, 1)]).view(mixtures.shape[:2])

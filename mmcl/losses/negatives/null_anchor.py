@@ -57,4 +57,6 @@ class NullAnchor(Negatives):
         if weight_name(m) not in self.vectors:
             return None
         rows = matrix.e.own.stop - matrix.e.own.start
-        return matrix.rows_with(forward, [self.vectors[weight_name(m)].to(matrix.scale.dtype).expand(rows, -1)])
+        return matrix.paired(
+            forward, matrix.rows(forward), [self.vectors[weight_name(m)].to(matrix.scale.dtype).expand(rows, -1)]
+        )

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.losses.guide import Alike, Vectors
-from mmcl.losses.line import Extra
+from mmcl.losses.line import Extra, looked_up
 from mmcl.losses.matrix import Candidates, Matrix
 from mmcl.losses.negatives.base import NEGATIVES, Negatives, weight_name
 from mmcl.losses.scores.unit import unit
-from mmcl.losses.targets.base import looked_up
 
 
 @NEGATIVES.register("queue")
@@ -148,11 +147,12 @@ class Bank(Negatives):
             raise MmclError(f"negatives: bank: {file} is no .npy file of numbers: {error}") from None
         if rows.ndim != 2 or rows.shape[1] != dim or rows.dtype.kind != "f":
             raise MmclError(f"negatives: bank: {file} holds {rows.dtype} of {rows.shape}; wanted (rows, {dim}) floats.")
-        if not len(rows) or not np.isfinite(rows).all():
-            what = "numbers that are not finite" if len(rows) else "no rows"
+        vectors = torch.from_numpy(np.array(rows)).float()
+        if not len(vectors) or not vectors.isfinite().all():
+            what = "numbers that are not finite" if len(vectors) else "no rows"
             raise MmclError(f"negatives: bank: {file} holds {what}.")
         self.of, self.same, self.alone = of, same, alone
-        self.register_buffer("vectors", torch.from_numpy(np.array(rows)).float(), persistent=False)
+        self.register_buffer("vectors", vectors, persistent=False)
 
     def more(self, matrix: Matrix, forward: bool) -> Sequence[Candidates | Float[Tensor, "rows drawn"]]:
         """The bank, without each row's own candidate."""

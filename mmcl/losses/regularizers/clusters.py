@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError
+from mmcl.losses.draws import shuffled
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer
 from mmcl.losses.scores.unit import unit
 from mmcl.losses.temperature import Positive
@@ -86,10 +87,9 @@ class Clusters(Regularizer, nn.Module):
         e = embeddings
         names = self.modalities or e.modalities
         x = {m: unit(e.all[m]) for m in names}
-        width, rows = next(iter(x.values())).shape[1], e.ids.shape[0]
-        if width != self.sums.shape[1]:
-            raise MmclError(f"objective: clusters of {self.sums.shape[1]} coordinates; embeddings have {width}.")
-        if rows == 0:
+        if e.dim != self.sums.shape[1]:
+            raise MmclError(f"objective: clusters of {self.sums.shape[1]} coordinates; embeddings have {e.dim}.")
+        if e.ids.shape[0] == 0:
             return torch.stack([v.sum() for v in x.values()]).sum()
         there = torch.stack([e.present[m] for m in names]).any(0)
         with torch.no_grad():
@@ -110,8 +110,7 @@ class Clusters(Regularizer, nn.Module):
 
     def _rows(self, e: Embeddings, joint: Tensor, there: Tensor) -> Float[Tensor, "clusters dim"]:
         """As many rows of the batch as there are clusters, drawn anew each step; some twice where there are fewer."""
-        drawn = torch.rand(there.shape[0], generator=e.generator(*b"clusters")).to(there.device, non_blocking=True)
-        order = drawn.masked_fill(~there, 2.0).argsort()
+        order = shuffled(there, e.generator(*b"clusters"))
         place = torch.arange(self.numbers.shape[0], device=there.device) % there.sum().clamp(min=1)
         return joint[order[place]]
 

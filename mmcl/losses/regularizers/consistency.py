@@ -64,11 +64,8 @@ class Consistency(Regularizer):
 
         def value(a: str, b: str, both: Bool[Tensor, " all_batch"]) -> Tensor:
             x, y = (torch.where(both[:, None], unit(e.all[m]), 0.0) for m in (a, b))
-            u, v = x - y, x + y
-            mixed = v.T @ u
-            same, crossed = ((u.T @ u) * (v.T @ v)).sum(), (mixed * mixed.T).sum()
-            total = self.in_modal * (same + crossed) + self.cross_modal * (same - crossed)
-            return 0.5 * total / both.sum().clamp(min=1).square() * share(e)
+            within, across = squared_differences(x, y)
+            return (self.in_modal * within + self.cross_modal * across) / both.sum().clamp(min=1).square() * share(e)
 
         return over_pairs(e, self.pairs, value)
 
@@ -106,3 +103,17 @@ class Care(Consistency):
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         super().__init__(cross_modal=0.0, pairs=pairs)
+
+
+def squared_differences(
+    x: Float[Tensor, "rows dim"], y: Float[Tensor, "rows dim"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    r"""Sums of :math:`(x_i^\top x_j - y_i^\top y_j)^2` and of :math:`(x_i^\top y_j - x_j^\top y_i)^2` over all i, j.
+
+    By :math:`XX^\top - YY^\top = \frac12(UV^\top + VU^\top)` with U = X - Y and V = X + Y, and its like, in matrices of
+    (dim, dim).
+    """
+    u, v = x - y, x + y
+    mixed = v.T @ u
+    same, crossed = ((u.T @ u) * (v.T @ v)).sum(), (mixed * mixed.T).sum()
+    return 0.5 * (same + crossed), 0.5 * (same - crossed)

@@ -8,11 +8,12 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from mmcl.errors import MmclError, did_you_mean
+from mmcl.errors import MmclError
 from mmcl.losses.base import Features
 from mmcl.losses.chunks import by_rows
-from mmcl.losses.line import Extra
+from mmcl.losses.line import Extra, looked_up
 from mmcl.losses.regularizers.base import REGULARIZERS, Regularizer, share
+from mmcl.losses.regularizers.consistency import squared_differences
 from mmcl.losses.scores.unit import floored_sqrt, unit
 from mmcl.types import Embeddings
 
@@ -120,13 +121,10 @@ def taught(
     """A teacher's unit vectors of all rows, zero where there are none, and which rows have them and the modality.
 
     Raises:
-        MmclError: the extras have no such vectors.
+        MmclError: there are no such vectors.
     """
-    if name not in e.extras:
-        hint = did_you_mean(name, e.extras)
-        raise MmclError(f"objective: {modality} is compared with {name!r}, which is not among the extras{hint}")
-    t = e.extras[name]
-    if t.ndim != 2 or not t.is_floating_point():
+    t = looked_up(e, name)
+    if not t.is_floating_point():
         raise MmclError(f"objective: {name!r} holds a vector a row; got {t.dtype} of {tuple(t.shape)}.")
     there = e.present.get(name, e.present[modality])
     return torch.where(there[:, None], unit(t), 0.0), there & e.present[modality]
@@ -153,14 +151,12 @@ def _apart(x: Tensor, y: Tensor) -> Float[Tensor, "rows columns"]:
 
 
 def _cosines(e: Embeddings, modality: str, name: str) -> Float[Tensor, ""]:
-    r"""The trick of `consistency`: :math:`XX^\top - TT^\top = \frac12(UV^\top + VU^\top)`, the narrower one padded."""
+    """As `consistency` has them, the narrower one padded."""
     t, both = taught(e, modality, name)
     x = torch.where(both[:, None], unit(e.all[modality]), 0.0)
     t = torch.where(both[:, None], t, 0.0).to(x.dtype)
     width = max(x.shape[1], t.shape[1])
     x, t = (F.pad(v, (0, width - v.shape[1])) for v in (x, t))
-    u, v = x - t, x + t
-    mixed = v.T @ u
-    total = 0.5 * (((u.T @ u) * (v.T @ v)).sum() + (mixed * mixed.T).sum())
+    total, _ = squared_differences(x, t)
     count = both.sum()
     return torch.where(count >= 2, total, 0.0) / count.clamp(min=1).square() * share(e)

@@ -52,9 +52,8 @@ class Koleo(Regularizer):
         cosine, valid = Cosine(), e.present[modality]
         (x,) = cosine.anchors(e.all[modality])
         walk = Walk(cosine, Mask(columns=valid, diagonal=e.offset), rows={"nearest": LargestPlaces(k=1)})
-        place = walk((x[e.own].detach(),), (x.detach(),), torch.ones((), dtype=x.dtype, device=x.device)).rows[
-            "nearest"
-        ][:, 0]
+        still = x.detach()
+        place = walk((still[e.own],), (still,), still.new_ones(())).rows["nearest"][:, 0]
         counted = valid[e.own] & (place >= 0)
         apart = x[e.own] - x[place.clamp(min=0)]  # exact, where an inner product is not
         distance = floored_sqrt(apart.square().sum(-1), FLOOR)

@@ -10,10 +10,10 @@ from pydantic import Field, PlainValidator, SerializeAsAny
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.losses.guide import INFINITY, Guide, Vectors
-from mmcl.losses.line import Extra
+from mmcl.losses.guide import Guide, Vectors
+from mmcl.losses.line import Extra, looked_up
 from mmcl.losses.scores.unit import unit
-from mmcl.losses.statistics import Statistic
+from mmcl.losses.statistics import INFINITY, Statistic
 from mmcl.losses.views import Edge
 from mmcl.registry import Part, Registry
 from mmcl.types import Embeddings
@@ -114,17 +114,3 @@ def vectors(e: Embeddings, by: By, edge: Edge) -> Vectors:
     if rows.shape[1] != columns.shape[1]:
         raise MmclError(f"`by`: {by} have widths {rows.shape[1]} and {columns.shape[1]}; they must be equal.")
     return Vectors(unit(rows), unit(columns), e.present[one], e.present[other])
-
-
-def looked_up(e: Embeddings, name: str) -> Tensor:
-    """Vectors of an extra, or of a modality, held still.
-
-    Raises:
-        MmclError: there are none of that name.
-    """
-    found = e.extras.get(name, e.all.get(name))
-    if found is None:
-        raise MmclError(f"`by`: {name!r} is neither among the extras {list(e.extras)} nor among {list(e.all)}.")
-    if found.ndim != 2:
-        raise MmclError(f"`by`: {name!r} is no vector a row but of shape {tuple(found.shape)}.")
-    return found.detach()
