@@ -49,6 +49,11 @@ class MultiTower(nn.Module):
         """What makes rows of decoded values, by modality."""
         return {modality: self.tower(modality).transform(train) for modality in self.towers}
 
+    def at_step(self, step: int) -> None:
+        """Let each tower learn, or stand still, as its policy has it at a step of the optimizer."""
+        for modality in self.towers:
+            self.tower(modality).at_step(step)
+
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "_ dim"]]:
         """Vectors, not normalised, of the rows of each modality that is given. Absent modalities cost nothing."""
         if not inputs:  # no rows at all: DDP still waits for this process, so something must depend on a parameter

@@ -128,14 +128,23 @@ class Part(Spec):
 
     def build(self, **context: Any) -> Any:
         """Make the part; ``context`` is what only the running program knows."""
+        return self.made(**context)
+
+    def made(self, **context: Any) -> Any:
+        """The class that is registered under this name, with its arguments; what `build` is made of."""
         raise NotImplementedError
 
 
 class Registry(Generic[T]):
-    """The parts of one kind, by name."""
+    """The parts of one kind, by name.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    Args:
+        kind: what they are called in errors.
+        base: what a recipe may say of every one of them.
+    """
+
+    def __init__(self, kind: str, base: type[Part] = Part) -> None:
+        self.kind, self.base = kind, base
         self.classes: dict[str, type] = {}
         self._specs: dict[str, type[Part]] = {}
 
@@ -145,7 +154,7 @@ class Registry(Generic[T]):
         def add(cls: C) -> C:
             if name in self.classes:
                 raise ValueError(f"two {self.kind}s are called {name!r}: {self.classes[name]} and {cls}")
-            self._specs[name] = _spec(name, cls)
+            self._specs[name] = _spec(name, cls, self.base)
             self.classes[name] = cls
             return cls
 
@@ -174,29 +183,29 @@ class Registry(Generic[T]):
         return self._specs[name]
 
 
-def _spec(name: str, cls: type) -> type[Part]:
+def _spec(name: str, cls: type, base: type[Part]) -> type[Part]:
     """The schema of a class's arguments.
 
     Raises:
         MmclError: a recipe could not say one of them.
     """
-    arguments = _arguments(cls)
+    arguments = _arguments(cls, base)
     fields: dict[str, Any] = {
         a.name: (hint, ... if a.default is a.empty else a.default)
         for a, hint in zip(arguments, _hints(cls, arguments), strict=True)
         if a.kind is not a.KEYWORD_ONLY
     }
 
-    def build(self: Part, **context: Any) -> Any:
+    def made(self: Part, **context: Any) -> Any:
         return cls(**{field: getattr(self, field) for field in fields}, **context)
 
-    spec = create_model(cls.__name__, __base__=Part, name=(str, name), **fields)
-    spec.build = build  # type: ignore[method-assign]
+    spec = create_model(cls.__name__, __base__=base, name=(str, name), **fields)
+    spec.made = made  # type: ignore[method-assign]
     spec.wants = tuple(a.name for a in arguments if a.kind is a.KEYWORD_ONLY)
     return spec
 
 
-def _arguments(cls: type) -> list[inspect.Parameter]:
+def _arguments(cls: type, base: type[Part]) -> list[inspect.Parameter]:
     """Of a class's own `__init__`; none where it has none of its own."""
     if cls.__init__ in (object.__init__, nn.Module.__init__):
         return []
@@ -204,7 +213,7 @@ def _arguments(cls: type) -> list[inspect.Parameter]:
     for a in arguments:
         if a.kind in (a.VAR_KEYWORD, a.VAR_POSITIONAL):
             raise MmclError(f"{_called(cls)}: {a}: *args and **kwargs hide keys; name every argument.")
-        if a.name in ("name", "wants") or hasattr(Part, a.name) or a.name.startswith("_"):
+        if a.name in base.model_fields or hasattr(base, a.name) or a.name.startswith("_"):
             raise MmclError(f"{_called(cls)}: a part's argument cannot be called {a.name!r}; call it otherwise.")
     return arguments
 

@@ -48,7 +48,7 @@ def test_an_override_reaches_into_a_part_that_is_given_by_name(tmp_path: Path) -
         ("objective=clop", "no objective is called 'clop'; did you mean 'clip'"),
         ("objective.0.pairs=[[image, audio]]", r"objective.0: the pair \['image', 'audio'\] is not among"),
         ("objective.7.weight=1", "'7' is no place in a list of 1"),
-        ("towers.audio={name: open_clip_image}", "towers.audio: data.train does not say where audio lies"),
+        ("towers.audio={name: vit}", "towers.audio: data.train does not say where audio lies"),
         ("data.train.modalities.audio=flac", "there is no tower for audio"),
         ("dim.width=3", "dim is 128, which has nothing inside"),
         ("nonsense", "no override; write key.path=value"),

@@ -1,20 +1,25 @@
 """Encoders: one family a file. A tower turns a batch of one modality into vectors of the shared width."""
 
-from mmcl.towers.base import TOWERS, Asset, Tower, TowerPart, asset
-from mmcl.towers.open_clip_image import OpenClipImage
-from mmcl.towers.open_clip_text import OpenClipText
+from mmcl.towers.base import TOWERS, Asset, Backbone, Tower, TowerPart, asset
+from mmcl.towers.heads import HEADS
+from mmcl.towers.policies import POLICIES
+from mmcl.towers.text_transformer import TextTransformer
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
+from mmcl.towers.vit import Vit
 
 __all__ = [
+    "HEADS",
+    "POLICIES",
     "TOKENIZERS",
     "TOWERS",
     "Asset",
-    "OpenClipImage",
-    "OpenClipText",
+    "Backbone",
     "SentencePiece",
+    "TextTransformer",
     "Tokenizer",
     "Tower",
     "TowerPart",
+    "Vit",
     "asset",
     "train_sentencepiece",
 ]

@@ -1,25 +1,19 @@
-"""What a tower must offer."""
+"""What a tower is: a backbone, which a family of encoders brings, and a head to the shared space."""
 
 from abc import ABC, abstractmethod
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
+import torch
 from jaxtyping import Float
-from open_clip.transformer import QuickGELU
 from pydantic import PlainValidator, SerializeAsAny
 from torch import Tensor, nn
 
+from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
+from mmcl.towers.heads import HeadPart, Linear
+from mmcl.towers.policies import POLICIES, Policy, PolicyPart, Trained
 from mmcl.types import Transform
-
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
-"""Of a transformer's MLPs: exact, by tanh (cheaper on CPUs), or OpenAI's own approximation."""
-ACTIVATIONS: dict[Activation, Any] = {
-    "gelu": nn.GELU,
-    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
-    "quick_gelu": QuickGELU,
-}
 
 
 class Asset:
@@ -30,14 +24,22 @@ asset = Annotated[Path, Asset()]
 """Type of such an argument."""
 
 
-class Tower(nn.Module, ABC):
-    """One encoder: from a batch of one modality to one vector of the shared width per row."""
+class Backbone(nn.Module, ABC):
+    """An encoder of one family: from a batch of one modality to one vector a row. A family a file.
+
+    A backbone with a projection of its own takes ``dim`` after ``*``: the width that it is asked for, or None for its
+    vectors without that projection, because a head follows.
+    """
 
     takes: ClassVar[str]
-    """Kind of input: ``image`` (pictures), ``audio`` (sounds) or ``text`` (strings). A modality may have any name."""
+    """Kind of input: ``image`` (pictures), ``audio`` (sounds), ``text`` (strings) or ``vector`` (numbers). A modality
+    may have any name."""
 
     patchy: ClassVar[bool] = False
     """Whether it has vectors of parts of its input (`patches`)."""
+
+    width: int
+    """Of the vectors that come out."""
 
     @property
     def varies(self) -> bool:
@@ -48,14 +50,104 @@ class Tower(nn.Module, ABC):
     def transform(self, train: bool) -> Transform:
         """What makes a row of one decoded value: augmented in training, the same every time otherwise."""
 
-    def patches(self, rows: Any) -> Float[Tensor, "batch height width dim"]:
-        """Vectors of the parts of each input, in the shared space; of towers that are `patchy`."""
+    def recompute_(self) -> None:
+        """Keep no activations within blocks for the backward pass, which computes them again."""
+        raise MmclError(f"gradient_checkpointing: {type(self).__name__} has no blocks to compute again.")
+
+    def patches(self, rows: Any) -> Float[Tensor, "batch height width features"]:
+        """Vectors of the parts of each input, as wide as those of the whole; of backbones that are `patchy`."""
         raise NotImplementedError
 
     @abstractmethod
+    def forward(self, rows: Any) -> Float[Tensor, "batch features"]:
+        """Vectors, not normalised, of collated rows on this module's device."""
+
+
+class Tower(nn.Module):
+    """One encoder: from a batch of one modality to one vector of the shared width per row.
+
+    Args:
+        backbone: what sees the input.
+        head: what brings its vectors to the shared width; nothing unless told.
+        policy: which of the backbone's weights learn; all unless told.
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Module | None = None, policy: Policy | None = None) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head or nn.Identity()
+        self.policy = policy or Trained()
+        self.policy.prepare_(backbone)
+        self.learning = self.policy.learns(0)
+
+    @property
+    def takes(self) -> str:
+        """Kind of input."""
+        return self.backbone.takes
+
+    @property
+    def patchy(self) -> bool:
+        """Whether it has vectors of parts of its input (`patches`)."""
+        return self.backbone.patchy
+
+    @property
+    def varies(self) -> bool:
+        """Whether two passes of one value may differ in training."""
+        return self.backbone.varies or any(isinstance(m, nn.Dropout) and m.p for m in self.head.modules())
+
+    def at_step(self, step: int) -> None:
+        """Learn, or stand still, as the policy has it at a step of the optimizer."""
+        learning = self.policy.learns(step)
+        if learning != self.learning:
+            self.learning = learning
+            self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Tower":
+        """Training mode, but not of a backbone that stands still."""
+        super().train(mode)
+        self.backbone.train(mode and self.learning)
+        return self
+
+    def transform(self, train: bool) -> Transform:
+        """What makes a row of one decoded value."""
+        return self.backbone.transform(train)
+
+    def patches(self, rows: Any) -> Float[Tensor, "batch height width dim"]:
+        """Vectors of the parts of each input, in the shared space."""
+        return self.head(self.backbone.patches(rows))
+
     def forward(self, rows: Any) -> Float[Tensor, "batch dim"]:
         """Vectors, not normalised, of collated rows on this tower's device."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learning):
+            vectors = self.backbone(rows)
+        return self.head(vectors)
 
 
-TOWERS: Registry[Tower] = Registry("tower")
-TowerPart = Annotated[SerializeAsAny[Part], PlainValidator(TOWERS.check)]
+class TowerSpec(Part):
+    """What a recipe may say of any tower, beside the arguments of its backbone."""
+
+    head: HeadPart | None = None
+    """What brings the backbone's vectors to the shared width; unless told, the backbone's own projection where it has
+    one, and one matrix where it has none."""
+    policy: PolicyPart = POLICIES.check("trained")
+    """Which of the backbone's weights learn, and from when on."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+
+    def build(self, *, dim: int, **context: Any) -> Tower:
+        """The tower, with random weights.
+
+        Args:
+            dim: width of the shared space.
+            context: what else only the running program knows.
+        """
+        own = self.head is None and "dim" in self.wants
+        backbone = self.made(**({"dim": dim if own else None} if "dim" in self.wants else {}), **context)
+        assert isinstance(backbone, Backbone)
+        head = self.head.build() if self.head is not None else Linear()
+        if self.gradient_checkpointing:
+            backbone.recompute_()
+        return Tower(backbone, None if own else head.between(backbone.width, dim), self.policy.build())
+
+
+TOWERS: Registry[Backbone] = Registry("tower", TowerSpec)
+TowerPart = Annotated[SerializeAsAny[TowerSpec], PlainValidator(TOWERS.check)]

@@ -161,6 +161,7 @@ class Trainer:
 
     def backward(self, batch: Batch) -> LossOutput:
         """Loss of a batch, and the gradients of the global batch on every process."""
+        self.model.at_step(self.step)
         rows = present_rows(batch, self.names, self.device)
         extras, mixed = self._extras(batch, rows), self._mix_(batch, rows)
         vectors = embedded(self.towers, rows)

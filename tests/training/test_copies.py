@@ -204,7 +204,7 @@ def test_what_is_opened_and_measured_is_the_average_where_the_recipe_says_so(
     checkpoint = checkpoints.latest(run / "checkpoints")
     assert checkpoint is not None
     weights = checkpoint.tensors("weights")
-    name = "towers.text.transformer.positional_embedding"
+    name = "towers.text.backbone.transformer.positional_embedding"
     assert torch.equal(mmcl.load(run).model.state_dict()[name].cpu(), weights[f"ema.module.{name}"])
     assert not torch.equal(weights[f"model.{name}"], weights[f"ema.module.{name}"])
 
@@ -233,7 +233,7 @@ def test_the_teacher_is_the_average_and_its_vectors_are_fp32_whatever_the_towers
     (tmp_path / "run").mkdir()
     recipe = taught(tmp_path / "run", training={"precision": "bf16"})
     trainer = Trainer(recipe, Run(tmp_path / "run"), lambda _: {})
-    name, expected = "towers.text.transformer.positional_embedding", torch.zeros(())
+    name, expected = "towers.text.backbone.transformer.positional_embedding", torch.zeros(())
     for batch, step in zip(trainer.stream, range(3), strict=False):
         assert torch.isfinite(trainer.backward(batch).total)
         trainer.update()

@@ -183,11 +183,11 @@ def test_broken_weights_never_take_the_place_of_good_ones(tmp_path: Path, tiny: 
         norm = update()
         if trainer.step == 3:
             with torch.no_grad():
-                trainer.model.tower("text").transformer.positional_embedding[0, 0] = torch.nan  # type: ignore[union-attr]
+                trainer.model.tower("text").backbone.transformer.positional_embedding[0, 0] = torch.nan  # type: ignore[union-attr]
         return norm
 
     trainer.update = breaking  # type: ignore[method-assign]
-    with pytest.raises(MmclError, match=r"step 3: towers.text.transformer.positional_embedding is not finite"):
+    with pytest.raises(MmclError, match=r"step 3: towers.text.backbone.transformer.positional_embedding is not finite"):
         trainer.train()
     checkpoint = checkpoints.latest(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None

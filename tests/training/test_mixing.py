@@ -13,13 +13,13 @@ import mmcl
 from mmcl.errors import MmclError
 from mmcl.model import MultiTower
 from mmcl.recipe import MixSpec, Recipe
-from mmcl.towers import OpenClipImage, Tower
+from mmcl.towers import Backbone, Tower, Vit
 from mmcl.training import Trainer, mixing
 from mmcl.training.record import gathered
 from mmcl.types import Batch, Transform
 
 
-class Words(Tower):
+class Words(Backbone):
     """Rows as they are."""
 
     takes = "text"
@@ -125,8 +125,8 @@ def test_weights_are_shares_of_what_matters_and_is_seen() -> None:
 
 def test_what_matters_is_what_a_patch_has_of_the_text() -> None:
     torch.manual_seed(0)
-    image = OpenClipImage(16, 8, width=8, layers=1, heads=2, pool="avg", patch_dropout=0.5, dim=4)
-    model = MultiTower({"image": image, "text": Words()}, 4).train()
+    image = Vit(16, 8, width=8, layers=1, heads=2, pool="avg", patch_dropout=0.5, dim=4)
+    model = MultiTower({"image": Tower(image), "text": Tower(Words())}, 4).train()
     rows = {"image": torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8), "text": torch.randn(3, 4)}
     present = {"image": torch.tensor([True, False, True, True]), "text": torch.tensor([True, True, False, True])}
     before = torch.get_rng_state()

@@ -19,7 +19,7 @@ from mmcl import distributed, workflow
 from mmcl.losses import Objective
 from mmcl.model import MultiTower
 from mmcl.recipe import Recipe, dump_yaml
-from mmcl.towers import Tower
+from mmcl.towers import Backbone, Tower
 from mmcl.training.loop import gathered
 from mmcl.types import Batch, Embeddings, Mixed, Transform, sample_id
 from tests.distributed_worker import run_processes
@@ -198,8 +198,8 @@ def one_of_many() -> dict[str, dict[str, Tensor]]:
     return results
 
 
-class Linear(Tower):
-    """The smallest tower."""
+class Linear(Backbone):
+    """The smallest one."""
 
     takes = "image"
 
@@ -226,7 +226,7 @@ def absent_on_one_process() -> dict[str, Tensor]:
             for m in TOWERS:
                 there[m][last] = False
         torch.manual_seed(4)
-        towers: torch.nn.Module = MultiTower({m: Linear() for m in TOWERS}, DIM)
+        towers: torch.nn.Module = MultiTower({m: Tower(Linear()) for m in TOWERS}, DIM)
         if distributed.world_size() > 1:
             towers = torch.nn.parallel.DistributedDataParallel(
                 towers,

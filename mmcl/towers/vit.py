@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.media import ImageTransform, Normalize
-from mmcl.towers.base import ACTIVATIONS, TOWERS, Activation, Tower
+from mmcl.towers.activations import ACTIVATIONS, Activation
+from mmcl.towers.base import TOWERS, Backbone
 
 Count = Annotated[int, Field(ge=1)]
 Colour = tuple[float, float, float]
@@ -17,14 +18,14 @@ CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
 
 
-@TOWERS.register("open_clip_image")
-class OpenClipImage(Tower):
+@TOWERS.register("vit")
+class Vit(Backbone):
     """A vision transformer of open_clip's own class.
 
     Use when: images; small widths for small data, ``ViT-B-32`` is width 768, 12 layers, 12 heads, patch 32.
     Expects: uint8 pictures of any size. In training a part of the picture is cut out (``crop``) and resized to
         ``image_size``; otherwise the shorter side is resized and the middle cut out. The towers normalise themselves.
-    Returns: (batch, dim) vectors, not normalised.
+    Returns: (batch, features) vectors, not normalised.
 
     Args:
         image_size: side of the square that the transformer sees, in pixels.
@@ -43,7 +44,7 @@ class OpenClipImage(Tower):
         exact_decode: decode JPEGs as in evaluation also in training, where less would do (see `ImageTransform`).
         mean: of the pixels per channel, in [0, 1]; CLIP's unless told.
         std: of the pixels per channel.
-        dim: width of the shared space.
+        dim: width that the transformer's own projection makes; None leaves the projection out.
 
     Reference:
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.4.
@@ -71,7 +72,7 @@ class OpenClipImage(Tower):
         mean: Colour = CLIP_MEAN,
         std: Colour = CLIP_STD,
         *,
-        dim: int,
+        dim: int | None,
     ) -> None:
         super().__init__()
         if image_size % patch_size:
@@ -91,9 +92,12 @@ class OpenClipImage(Tower):
             no_ln_pre=not ln_pre,
             act_layer=ACTIVATIONS[activation],
             patch_dropout=patch_dropout,
-            output_dim=dim,
+            output_dim=dim or width,
             output_tokens=True,
         )
+        if dim is None:
+            self.transformer.proj = None
+        self.width = dim or width
         self.normalize = Normalize(mean, std)
 
     @property
@@ -107,11 +111,16 @@ class OpenClipImage(Tower):
             return ImageTransform(self.image_size, crop=self.crop, shift=self.shift, exact=self.exact_decode)
         return ImageTransform(self.image_size)
 
-    def forward(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """Vectors of pictures."""
         return self.transformer(self.normalize(rows))[0]
 
-    def patches(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch rows columns dim"]:
-        """What the transformer makes of each patch, brought to the shared space as the whole is; in evaluation only."""
-        tokens = self.transformer(self.normalize(rows))[1] @ self.transformer.proj
-        return tokens.unflatten(1, self.transformer.grid_size)
+    def recompute_(self) -> None:
+        """Keep no activations within blocks."""
+        self.transformer.set_grad_checkpointing(True)
+
+    def patches(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch rows columns features"]:
+        """What the transformer makes of each patch, projected as the whole is; in evaluation only."""
+        tokens = self.transformer(self.normalize(rows))[1]
+        projected = tokens if self.transformer.proj is None else tokens @ self.transformer.proj
+        return projected.unflatten(1, self.transformer.grid_size)

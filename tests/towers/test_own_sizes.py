@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import TextTransformer, VisionTransformer
+from open_clip import transformer
+from open_clip.transformer import VisionTransformer
 
 from mmcl.errors import MmclError
-from mmcl.towers import OpenClipImage, OpenClipText, train_sentencepiece
+from mmcl.towers import TextTransformer, Vit, train_sentencepiece
 from mmcl.towers.base import TOWERS
 from mmcl.towers.tokenizers import END, PAD, TOKENIZERS
 from mmcl.types import Transform
@@ -36,18 +37,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_sentencepiece(captions, tmp_path_factory.mktemp("t") / "t.model", vocab_size=285)
 
 
-def image_tower(**more: object) -> OpenClipImage:
+def image_tower(**more: object) -> Vit:
     spec = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "heads": 2, **more}
-    tower = TOWERS.check({"name": "open_clip_image", **spec}).build(dim=16)
-    assert isinstance(tower, OpenClipImage)
+    tower = TOWERS.check({"name": "vit", **spec}).made(dim=16)
+    assert isinstance(tower, Vit)
     return tower.eval()
 
 
-def text_tower(model: Path, **more: object) -> OpenClipText:
+def text_tower(model: Path, **more: object) -> TextTransformer:
     tokenizer = {"name": "sentencepiece", "model": str(model)}
     spec = {"tokenizer": tokenizer, "context_length": 12, "width": 32, "layers": 2, "heads": 2, **more}
-    tower = TOWERS.check({"name": "open_clip_text", **spec}).build(dim=16)
-    assert isinstance(tower, OpenClipText)
+    tower = TOWERS.check({"name": "text_transformer", **spec}).made(dim=16)
+    assert isinstance(tower, TextTransformer)
     return tower.eval()
 
 
@@ -63,7 +64,9 @@ def test_image_vectors_are_open_clips_own() -> None:
 
 def test_text_vectors_are_open_clips_own_pooled_at_the_end(model: Path) -> None:
     tower = text_tower(model)
-    other = TextTransformer(12, tower.tokenizer.vocab_size, 32, 2, 2, output_dim=16, pool_type="eos", eos_id=END).eval()
+    other = transformer.TextTransformer(
+        12, tower.tokenizer.vocab_size, 32, 2, 2, output_dim=16, pool_type="eos", eos_id=END
+    ).eval()
     other.load_state_dict(tower.transformer.state_dict())
     transform = tower.transform(train=False)
     rows = batch(transform, "greek small letter alpha", "arrow")

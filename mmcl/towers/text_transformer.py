@@ -4,24 +4,25 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
-from open_clip.transformer import TextTransformer
+from open_clip import transformer
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmcl.towers.base import ACTIVATIONS, TOWERS, Activation, Tower
+from mmcl.towers.activations import ACTIVATIONS, Activation
+from mmcl.towers.base import TOWERS, Backbone
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
 from mmcl.types import Draw, Transform
 
 Count = Annotated[int, Field(ge=1)]
 
 
-@TOWERS.register("open_clip_text")
-class OpenClipText(Tower):
+@TOWERS.register("text_transformer")
+class TextTransformer(Backbone):
     """A text transformer of open_clip's own class, pooled at the end token.
 
     Use when: text; width 512, 12 layers, 8 heads, 77 tokens, causal is CLIP's.
     Expects: strings; those of more than ``context_length`` - 1 tokens are cut.
-    Returns: (batch, dim) vectors, not normalised.
+    Returns: (batch, features) vectors, not normalised.
 
     Args:
         tokenizer: text to token numbers.
@@ -34,7 +35,7 @@ class OpenClipText(Tower):
         causal: a token sees only those before it, as in CLIP; otherwise all of them, and rows are padded to the longest
             of the batch instead of the context length.
         embedding_std: of the random token embeddings; that of the positions is half of it, as in CLIP.
-        dim: width of the shared space.
+        dim: width that the transformer's own projection makes; None leaves the projection out.
 
     Reference:
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.4.
@@ -55,12 +56,12 @@ class OpenClipText(Tower):
         causal: bool = True,
         embedding_std: Annotated[float, Field(gt=0)] = 0.02,
         *,
-        dim: int,
+        dim: int | None,
     ) -> None:
         super().__init__()
         self.tokenizer: Tokenizer = tokenizer.build()
         self.context_length, self.causal = context_length, causal
-        self.transformer = TextTransformer(
+        self.transformer = transformer.TextTransformer(
             context_length=context_length,
             vocab_size=self.tokenizer.vocab_size,
             width=width,
@@ -75,6 +76,7 @@ class OpenClipText(Tower):
             pool_type="eos",  # the default pools at the largest number, the end in CLIP's vocabulary only
             output_dim=dim,
         )
+        self.width = dim or width
         nn.init.normal_(self.transformer.token_embedding.weight, std=embedding_std)
         nn.init.normal_(self.transformer.positional_embedding, std=embedding_std / 2)
 
@@ -82,7 +84,11 @@ class OpenClipText(Tower):
         """Tokens; the same in training and after."""
         return TextTransform(self.tokenizer, self.context_length, pad_to_context=self.causal)
 
-    def forward(self, rows: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch dim"]:
+    def recompute_(self) -> None:
+        """Keep no activations within blocks."""
+        self.transformer.set_grad_checkpointing(True)
+
+    def forward(self, rows: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch features"]:
         """Vectors of token rows."""
         return self.transformer(rows)
 
