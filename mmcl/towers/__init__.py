@@ -1,6 +1,6 @@
 """Encoders: one family a file. A tower turns a batch of one modality into vectors of the shared width."""
 
-from mmcl.towers.base import TOWERS, Asset, Backbone, Tower, TowerPart, asset
+from mmcl.towers.base import TOWERS, Asset, Backbone, ModelFolder, Tower, TowerPart, TowerSpec, asset, model_folder
 from mmcl.towers.heads import HEADS
 from mmcl.towers.policies import POLICIES
 from mmcl.towers.text_transformer import TextTransformer
@@ -14,12 +14,15 @@ __all__ = [
     "TOWERS",
     "Asset",
     "Backbone",
+    "ModelFolder",
     "SentencePiece",
     "TextTransformer",
     "Tokenizer",
     "Tower",
     "TowerPart",
+    "TowerSpec",
     "Vit",
     "asset",
+    "model_folder",
     "train_sentencepiece",
 ]

@@ -1,6 +1,7 @@
 """What a tower is: a backbone, which a family of encoders brings, and a head to the shared space."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -20,7 +21,15 @@ class Asset:
     """Marks an argument that names a file a run cannot do without; the run keeps a copy of it."""
 
 
+class ModelFolder:
+    """Marks an argument that names a model of transformers: a local folder, or a name on the hub. The run keeps a copy
+    of what a model is made of again (configuration, tokenizer, preprocessing), without weights.
+    """
+
+
 asset = Annotated[Path, Asset()]
+"""Type of such an argument."""
+model_folder = Annotated[str, ModelFolder()]
 """Type of such an argument."""
 
 
@@ -38,8 +47,31 @@ class Backbone(nn.Module, ABC):
     patchy: ClassVar[bool] = False
     """Whether it has vectors of parts of its input (`patches`)."""
 
+    named: ClassVar[bool] = False
+    """Whether it is a model that a library knows by name, so that its weights are a choice: a recipe says which, or
+    asks for random ones."""
+
     width: int
     """Of the vectors that come out."""
+
+    def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
+        """Weights that the library has for this model, from its own place or hub; of backbones that are `named`.
+
+        Args:
+            tag: which, where the library has several.
+
+        Raises:
+            MmclError: there are none, or they cannot be fetched.
+        """
+        raise MmclError(f"{type(self).__name__} is no model that has weights of its own; name a file.")
+
+    def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under this module's own names, from those of any format that its family knows.
+
+        What is not for it (the other towers of a checkpoint) is left out or keeps its name; positional embeddings are
+        resized to its grid or length.
+        """
+        return dict(state)
 
     @property
     def varies(self) -> bool:
