@@ -22,8 +22,9 @@ class Asset:
 
 
 class ModelFolder:
-    """Marks an argument that names a model of transformers: a local folder, or a name on the hub. The run keeps a copy
-    of what a model is made of again (configuration, tokenizer, preprocessing), without weights.
+    """Marks an argument that names a model of transformers: a local folder, or a name on the hub.
+
+    The run keeps a copy of what the model is made of again (configuration, tokenizer, preprocessing), without weights.
     """
 
 
