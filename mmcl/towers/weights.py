@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import BeforeValidator, Field, model_serializer
@@ -50,7 +50,7 @@ Weights = Annotated[WeightsSpec | None, BeforeValidator(_mapping)]
 class Loadable(Protocol):
     """What is asked of a backbone (`mmcl.towers.Backbone`)."""
 
-    named: bool
+    named: ClassVar[bool]
 
     def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
         """Weights of its library."""
