@@ -43,7 +43,7 @@ class Tensors:
         state = {name.removeprefix(prefix): t for name, t in self.state.items() if name.startswith(prefix)}
         if not state:
             starts = sorted({name.partition(".")[0] + "." * ("." in name) for name in self.state})
-            raise MmclError(f"no tensor of {self.source} is called {prefix}...; names begin with {few(starts)}.")
+            raise MmclError(f"no tensor of {self.source} is called {prefix}*; names begin with {few(starts, 20)}.")
         return Tensors(self.source, state, self.files)
 
     def described(self) -> list[dict[str, Any]]:

@@ -210,20 +210,27 @@ def _tied(backbone: Loadable, names: Collection[str]) -> set[str]:
 def _judge(record: Loaded, spec: WeightsSpec, model: Model) -> None:
     """Refuse what is not whole, unless a part is asked for, and what is nothing."""
     whole = len(record.loaded) + len(record.missing) + len(record.misshapen)
-    if not record.loaded:
+    if not record.loaded and not record.misshapen:
         raise MmclError(
             f"nothing of {record.source} fits {model.called}: it has {few(record.unexpected)}, and "
-            f"{few([*record.missing, *_shapes(record.misshapen)])} are wanted. `prefix` picks one part of a checkpoint."
+            f"{few(record.missing)} are wanted. `prefix` picks one part of a checkpoint."
         )
-    if spec.partial or not (record.missing or record.misshapen):
+    if record.loaded and (spec.partial or not (record.missing or record.misshapen)):
         return
     lines = [f"{record.source} has {len(record.loaded)} of the {whole} tensors of {model.called}."]
     if record.missing:
         lines.append(f"It lacks {len(record.missing)}: {few(record.missing)}.")
     if record.misshapen:
         lines.append(f"{len(record.misshapen)} have other shapes: {few(_shapes(record.misshapen))}.")
-    lines.append("Take the model that they are of; or say {from: ..., partial: true}, for random ones in their places")
-    lines.append("(`prefix: ...` where they lie deeper in the file).")
+    lines.append(
+        "Take the model that they are of"
+        + (
+            "."
+            if not record.loaded
+            else "; or say {from: ..., partial: "
+            "true}, for random ones in their places (`prefix: ...` where they lie deeper in the file)."
+        )
+    )
     raise MmclError(" ".join(lines))
 
 
