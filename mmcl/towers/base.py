@@ -14,7 +14,7 @@ from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
 from mmcl.towers.heads import HeadPart, Linear
 from mmcl.towers.policies import POLICIES, Policy, PolicyPart, Trained
-from mmcl.towers.weights import Loaded, Model, Weights, load_
+from mmcl.towers.weights import Loaded, Weights, load_
 from mmcl.types import Transform
 
 
@@ -172,9 +172,9 @@ class TowerSpec(Part):
 
     weights: Weights = None
     """What the backbone begins with: `random`, `pretrained` (the library's own), a tag of the library, a file, a folder
-    of one model, a run (its tower of this modality, head included where it fits), or a mapping {from: any of these,
-    partial: load what fits, prefix: of the names that count}. Unless told, `pretrained` for models that a library
-    knows by name, and `random` for those that are sized here."""
+    of one model, `hf-hub:` and a name, a run (its tower of this modality, head included where it fits), or a mapping
+    {from: any of these, partial: load what fits, prefix: of the names that count}. Unless told, `pretrained` for models
+    that a library knows by name, and `random` for those that are sized here."""
 
     def build(self, *, dim: int, modality: str = "", load: bool = True, **context: Any) -> Tower:
         """The tower, with the weights that the recipe says.
@@ -189,20 +189,18 @@ class TowerSpec(Part):
         backbone = self.made(**({"dim": dim if own else None} if "dim" in self.wants else {}), **context)
         assert isinstance(backbone, Backbone)
         head = None if own else (self.head.build() if self.head else Linear()).between(backbone.width, dim)
-        loaded = load_(backbone, head or nn.Identity(), self.weights, self._model(), modality) if load else None
+        loaded = load_(backbone, head or nn.Identity(), self.weights, self._called, modality) if load else None
         if self.gradient_checkpointing:
             backbone.recompute_()
         tower = Tower(backbone, head, self.policy.build())
         tower.loaded = loaded
         return tower
 
-    def _model(self) -> Model:
-        """What the backbone is, in messages."""
+    @property
+    def _called(self) -> str:
+        """The family and its model, for messages."""
         which = getattr(self, "model", None)
-        marks = [mark for field in type(self).model_fields.values() for mark in field.metadata]
-        return Model(
-            self.name if which is None else f"{self.name}:{which}", any(isinstance(m, ModelFolder) for m in marks)
-        )
+        return self.name if which is None else f"{self.name}:{which}"
 
 
 TOWERS: Registry[Backbone] = Registry("tower", TowerSpec)
