@@ -31,7 +31,7 @@ from mmcl.model import Encoder, MultiTower
 from mmcl.overrides import put
 from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, model_folders
 from mmcl.towers import Tower
-from mmcl.towers.model_folder import description
+from mmcl.towers.folders import description
 from mmcl.towers.tensor_files import read_run
 from mmcl.towers.weights import HUB, PRETRAINED, RANDOM
 
