@@ -97,43 +97,47 @@ def test_the_command_line_takes_models_of_libraries(small: Any, tmp_path: Path, 
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["dim"] == 16
 
 
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, transformers.CLIPModel]:
-    folder = tmp_path_factory.mktemp("clip")
-    words = ["<pad>", "<start>", "<end>", "a", "small", "dog", "the", "letter", "alpha", "<unk>"]
+def of_transformers(folder: Path, kind: str) -> Any:
+    """A small CLIP or SigLIP of transformers in a folder, with its tokenizer and its processor."""
+    words = ["<pad>", "<start>", "a", "small", "dog", "the", "letter", "alpha", "<unk>", "<end>"]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     made.post_processor = TemplateProcessing(  # type: ignore[assignment]
-        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
+        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 9)]
     )
+    special = {"pad_token": "<pad>", "bos_token": "<start>", "eos_token": "<end>", "unk_token": "<unk>"}
+    seen = ["input_ids", "attention_mask"] if kind == "clip" else ["input_ids"]  # SigLIP sees its padding
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<start>", eos_token="<end>", unk_token="<unk>"
+        tokenizer_object=made, model_max_length=12, model_input_names=seen, **special
     )
     fast.save_pretrained(folder)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = transformers.CLIPConfig(
-        text_config={**sizes, **special, "vocab_size": 10, "max_position_embeddings": 12},
-        vision_config={**sizes, "image_size": 32, "patch_size": 8},
-        projection_dim=16,
-    )
+    numbers = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 9, "vocab_size": 10, "max_position_embeddings": 12}
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
     torch.manual_seed(0)
-    model = transformers.CLIPModel(config).eval()
-    model.save_pretrained(folder)
-    size = {"shortest_edge": 32}, {"height": 32, "width": 32}
-    transformers.CLIPImageProcessor(size=size[0], crop_size=size[1]).save_pretrained(folder)
-    return folder, model
+    if kind == "clip":
+        config = transformers.CLIPConfig(text_config={**sizes, **numbers}, vision_config=vision, projection_dim=16)
+        model = transformers.CLIPModel(config)
+        size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+        transformers.CLIPImageProcessor(**size).save_pretrained(folder)
+    else:
+        text = {**sizes, **numbers, "projection_size": 32}
+        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+        transformers.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    model.eval().save_pretrained(folder)
+    return model
 
 
 @needs("transformers_image", "transformers_text")
-@pytest.mark.parametrize("scheme", ["transformers:", ""])
-def test_a_clip_of_transformers_gives_its_own_vectors(clip_folder: Any, scheme: str) -> None:
-    folder, model = clip_folder
-    encoder = mmcl.load(f"{scheme}{folder}", "cpu")
-    pixels = normal(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+@pytest.mark.parametrize(("kind", "scheme"), [("clip", "transformers:"), ("clip", ""), ("siglip", "")])
+def test_a_model_of_transformers_gives_its_own_vectors(tmp_path: Path, kind: str, scheme: str) -> None:
+    model = of_transformers(tmp_path, kind)
+    encoder = mmcl.load(f"{scheme}{tmp_path}", "cpu")
+    clip = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    pixels = normal(*clip) if kind == "clip" else normal((0.5,) * 3, (0.5,) * 3)
+    tokens = transformers.AutoTokenizer.from_pretrained(tmp_path)(TEXTS, padding="max_length", return_tensors="pt")
     with torch.no_grad():
-        both = model(pixel_values=pixels, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        both = model(pixel_values=pixels, **tokens)
     torch.testing.assert_close(encoder.embed("image", list(PIXELS)), both.image_embeds, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(encoder.embed("text", TEXTS), both.text_embeds, atol=1e-5, rtol=1e-5)
 
@@ -170,7 +174,7 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
     with pytest.raises(MmclError, match=r"transformers:.*configuration cannot be read"):
         mmcl.load(f"transformers:{tmp_path}")
     transformers.BertConfig(num_hidden_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(MmclError, match=r"a bert is no model of two towers .* transformers_text"):
+    with pytest.raises(MmclError, match=r"a bert is no model of two towers .* transformers_image, _text"):
         mmcl.load(tmp_path)
     (tmp_path / "recipe.yaml").write_text("{}")
     with pytest.raises(MmclError, match=r"is a run, which has its own weights"):
