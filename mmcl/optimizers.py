@@ -97,7 +97,7 @@ def undecayed(module: nn.Module) -> set[str]:
     """Parameters that weight decay leaves alone: gains, biases, embeddings, tokens and positions.
 
     Those are what has fewer than two axes, what an `nn.Embedding` holds, what a module of timm or open_clip lists
-    itself (``no_weight_decay``), and what is a parameter by itself under such a name, as ``cls_token`` of (1, 1, width).
+    itself (``no_weight_decay``), and what is a parameter by itself under such a name: ``cls_token`` of (1, 1, width).
     """
     found = {name for name, p in module.named_parameters() if p.ndim < 2 or VECTORS.search(name.rpartition(".")[2])}
     for place, part in module.named_modules():

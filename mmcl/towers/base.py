@@ -81,7 +81,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def draws(self) -> bool:
-        """Whether the transform draws anything in training, so that passes of a frozen one differ; as `varies` unless told."""
+        """Whether the transform draws anything in training, also for a frozen backbone; as `varies` unless told."""
         return self.varies
 
     @abstractmethod

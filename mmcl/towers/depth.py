@@ -109,4 +109,6 @@ def _block(name: str) -> tuple[int | str, ...] | None:
 
 def _is_stem(name: str, started: bool) -> bool:
     """Whether a parameter outside of the blocks works before them."""
+    if "pool" in name:  # which has positions of its own in open_clip's ResNets
+        return False
     return bool(STEM.search(name)) or not (started or LAST.search(name))
