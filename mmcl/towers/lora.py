@@ -67,6 +67,10 @@ class Lora(Policy):
         backbone.requires_grad_(False)
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=found)  # type: ignore[arg-type]
         inject_adapter_in_model(config, backbone)
+        for module in backbone.modules():
+            if _adapts_attention(module):
+                module.register_forward_pre_hook(_hold)
+                module.register_forward_hook(_restore, always_call=True)
 
     def learns(self, step: int) -> bool:
         """From a step on."""
@@ -149,6 +153,24 @@ def merged_state(module: nn.Module) -> dict[str, Tensor]:
 
 def _is_adapter(module: nn.Module) -> bool:
     return hasattr(module, "base_layer") and hasattr(module, "merged_adapters")
+
+
+def _adapts_attention(module: nn.Module) -> bool:
+    return _is_adapter(module) and isinstance(module.base_layer, nn.MultiheadAttention)
+
+
+def _hold(module: Any, _: Any) -> None:
+    """Remember the weights of torch's attention: peft adds the adapter to them and takes it off again in each pass, and
+    rounding would move them a little every time.
+    """
+    attention = module.base_layer
+    module.held = None if module.merged else (attention.in_proj_weight, attention.out_proj.base_layer.weight)
+
+
+def _restore(module: Any, *_: Any) -> None:
+    if module.held is not None:
+        module.base_layer.in_proj_weight, module.base_layer.out_proj.base_layer.weight = module.held
+        module.held = None
 
 
 def _merged(layer: Any) -> nn.Module:
