@@ -54,12 +54,31 @@ class MultiTower(nn.Module):
         for modality in self.towers:
             self.tower(modality).at_step(step)
 
+    def lr_factors(self) -> dict[str, float]:
+        """Parameter -> factor of the learning rate, of those that do not learn at 1."""
+        return {
+            f"towers.{modality}.{name}": factor
+            for modality in self.towers
+            for name, factor in self.tower(modality).lr_factors().items()
+        }
+
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "_ dim"]]:
         """Vectors, not normalised, of the rows of each modality that is given. Absent modalities cost nothing."""
-        if not inputs:  # no rows at all: DDP still waits for this process, so something must depend on a parameter
-            nothing = next(p for p in self.parameters() if p.requires_grad).reshape(-1)[:0]
-            return {self.modalities[0]: nothing[:, None].expand(0, self.dim)}
-        return {modality: self.tower(modality)(rows) for modality, rows in inputs.items()}
+        vectors = {modality: self.tower(modality)(rows) for modality, rows in inputs.items()}
+        if not vectors or (torch.is_grad_enabled() and not any(made.requires_grad for made in vectors.values())):
+            vectors |= self._depending(vectors)
+        return vectors
+
+    def _depending(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One of the vectors, or none of any rows, made to depend on a parameter: DDP waits for this process.
+
+        Here are no rows, or only those of towers that stand still. The parameter is one that learns now, because the
+        optimizer would decay it.
+        """
+        learning = (p for modality in self.towers for p in self.tower(modality).learning_parameters())
+        nothing = next(learning).reshape(-1)[:0, None].expand(0, self.dim)
+        name = next(iter(vectors), self.modalities[0])
+        return {name: torch.cat([vectors[name], nothing.to(vectors[name].dtype)]) if name in vectors else nothing}
 
 
 def present_rows(batch: Batch, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from mmcl.towers.base import TOWERS, Asset, Backbone, ModelFolder, Tower, TowerPart, TowerSpec, asset, model_folder
 from mmcl.towers.heads import HEADS
+from mmcl.towers.lora import merged, merged_state
 from mmcl.towers.policies import POLICIES
 from mmcl.towers.text_transformer import TextTransformer
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
@@ -23,6 +24,8 @@ __all__ = [
     "TowerSpec",
     "Vit",
     "asset",
+    "merged",
+    "merged_state",
     "model_folder",
     "train_sentencepiece",
 ]

@@ -1,13 +1,13 @@
 """What a tower is: a backbone, which a family of encoders brings, and a head to the shared space."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import PlainValidator, SerializeAsAny
+from pydantic import PlainValidator, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError
@@ -79,6 +79,11 @@ class Backbone(nn.Module, ABC):
         """Whether two passes of one value may differ in training: by what the transform draws, or by dropout."""
         return True
 
+    @property
+    def draws(self) -> bool:
+        """Whether the transform draws anything in training, also for a frozen backbone; as `varies` unless told."""
+        return self.varies
+
     @abstractmethod
     def transform(self, train: bool) -> Transform:
         """What makes a row of one decoded value: augmented in training, the same every time otherwise."""
@@ -111,6 +116,7 @@ class Tower(nn.Module):
         self.policy = policy or Trained()
         self.policy.prepare_(backbone)
         self.learning = self.policy.learns(0)
+        self._still = [part for part in backbone.modules() if _stands_still(part)]
 
     @property
     def takes(self) -> str:
@@ -125,7 +131,8 @@ class Tower(nn.Module):
     @property
     def varies(self) -> bool:
         """Whether two passes of one value may differ in training."""
-        return self.backbone.varies or any(isinstance(m, nn.Dropout) and m.p for m in self.head.modules())
+        backbone = self.backbone.draws if self.policy.never else self.backbone.varies
+        return backbone or any(isinstance(m, nn.Dropout) and m.p for m in self.head.modules())
 
     def at_step(self, step: int) -> None:
         """Learn, or stand still, as the policy has it at a step of the optimizer."""
@@ -135,10 +142,22 @@ class Tower(nn.Module):
             self.train(self.training)
 
     def train(self, mode: bool = True) -> "Tower":
-        """Training mode, but not of a backbone that stands still."""
+        """Training mode, but not of a backbone that stands still, nor of parts of which no weight learns."""
         super().train(mode)
         self.backbone.train(mode and self.learning)
+        for part in self._still:
+            part.eval()
         return self
+
+    def lr_factors(self) -> dict[str, float]:
+        """Parameter -> factor of the learning rate, of those that do not learn at 1."""
+        factors = self.policy.factors(self.backbone)
+        return {f"backbone.{name}": factor for name, factor in factors.items() if factor != 1}
+
+    def learning_parameters(self) -> Iterator[nn.Parameter]:
+        """Those that learn at the step that is made."""
+        parts = [self.head, self.backbone] if self.learning else [self.head]
+        return (p for part in parts for p in part.parameters() if p.requires_grad)
 
     def transform(self, train: bool) -> Transform:
         """What makes a row of one decoded value."""
@@ -166,6 +185,24 @@ class TowerSpec(Part):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
 
+    @model_validator(mode="after")
+    def _keeps_some(self) -> "TowerSpec":
+        if self.gradient_checkpointing and self.policy.build().never:
+            raise MmclError(
+                f"gradient_checkpointing: a backbone that is {self.policy.name} keeps no activations anyway."
+            )
+        return self
+
+    @property
+    def own_projection(self) -> bool:
+        """Whether the backbone's own projection makes the width of the shared space, in place of a head."""
+        return self.head is None and "dim" in self.wants
+
+    @property
+    def learns_always(self) -> bool:
+        """Whether it has a head that learns, whatever the backbone does."""
+        return not self.own_projection and (self.head is None or self.head.name != "none")
+
     def build(self, *, dim: int, **context: Any) -> Tower:
         """The tower, with random weights.
 
@@ -173,13 +210,19 @@ class TowerSpec(Part):
             dim: width of the shared space.
             context: what else only the running program knows.
         """
-        own = self.head is None and "dim" in self.wants
+        own = self.own_projection
         backbone = self.made(**({"dim": dim if own else None} if "dim" in self.wants else {}), **context)
         assert isinstance(backbone, Backbone)
         head = self.head.build() if self.head is not None else Linear()
         if self.gradient_checkpointing:
             backbone.recompute_()
         return Tower(backbone, None if own else head.between(backbone.width, dim), self.policy.build())
+
+
+def _stands_still(part: nn.Module) -> bool:
+    """Whether a part has weights, and none of them learns."""
+    weights = list(part.parameters())
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
 
 
 TOWERS: Registry[Backbone] = Registry("tower", TowerSpec)
