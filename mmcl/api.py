@@ -10,8 +10,8 @@ from torch import Tensor
 from mmcl.errors import MmclError
 from mmcl.losses import SCORES, Objective, Score, check_objective
 from mmcl.model import Encoder
+from mmcl.opening import load
 from mmcl.registry import explain
-from mmcl.runs import load
 from mmcl.tasks import load_task
 from mmcl.workflow import Measurement, train
 

@@ -14,6 +14,7 @@ from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
 from mmcl.towers.heads import HeadPart, Linear
 from mmcl.towers.policies import POLICIES, Policy, PolicyPart, Trained
+from mmcl.towers.weights import Loaded, Weights, load_
 from mmcl.types import Transform
 
 
@@ -110,6 +111,9 @@ class Tower(nn.Module):
         policy: which of the backbone's weights learn; all unless told.
     """
 
+    loaded: Loaded | None = None
+    """Which weights it began with; None where these are random, or a checkpoint brings all of them."""
+
     def __init__(self, backbone: Backbone, head: nn.Module | None = None, policy: Policy | None = None) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head or nn.Identity()
@@ -185,6 +189,12 @@ class TowerSpec(Part):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
 
+    weights: Weights = None
+    """What the backbone begins with: `random`, `pretrained` (the library's own), a tag of the library, a file, a folder
+    of one model, `hf-hub:` and a name, a run (its tower of this modality, head included where it fits), or a mapping
+    {from: any of these, partial: load what fits, prefix: of the names that count}. Unless told, `pretrained` for models
+    that a library knows by name, and `random` for those that are sized here."""
+
     @model_validator(mode="after")
     def _keeps_some(self) -> "TowerSpec":
         if self.gradient_checkpointing and self.policy.build().never:
@@ -203,20 +213,31 @@ class TowerSpec(Part):
         """Whether it has a head that learns, whatever the backbone does."""
         return not self.own_projection and (self.head is None or self.head.name != "none")
 
-    def build(self, *, dim: int, **context: Any) -> Tower:
-        """The tower, with random weights.
+    def build(self, *, dim: int, modality: str = "", load: bool = True, **context: Any) -> Tower:
+        """The tower, with the weights that the recipe says.
 
         Args:
             dim: width of the shared space.
+            modality: the tower's.
+            load: bring the weights; otherwise they are random, because a checkpoint brings others.
             context: what else only the running program knows.
         """
         own = self.own_projection
         backbone = self.made(**({"dim": dim if own else None} if "dim" in self.wants else {}), **context)
         assert isinstance(backbone, Backbone)
-        head = self.head.build() if self.head is not None else Linear()
+        head = None if own else (self.head.build() if self.head else Linear()).between(backbone.width, dim)
+        loaded = load_(backbone, head or nn.Identity(), self.weights, self._called, modality) if load else None
         if self.gradient_checkpointing:
             backbone.recompute_()
-        return Tower(backbone, None if own else head.between(backbone.width, dim), self.policy.build())
+        tower = Tower(backbone, head, self.policy.build())
+        tower.loaded = loaded
+        return tower
+
+    @property
+    def _called(self) -> str:
+        """The family and its model, for messages."""
+        which = getattr(self, "model", None)
+        return self.name if which is None else f"{self.name}:{which}"
 
 
 def _stands_still(part: nn.Module) -> bool:
