@@ -56,6 +56,10 @@ class Backbone(nn.Module, ABC):
     width: int
     """Of the vectors that come out."""
 
+    projects: bool = True
+    """Whether the width that it was asked for comes of a projection of its own; one matrix follows where its model has
+    none."""
+
     def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
         """Weights that the library has for this model, from its own place or hub; of backbones that are `named`.
 
@@ -225,6 +229,7 @@ class TowerSpec(Part):
         own = self.own_projection
         backbone = self.made(**({"dim": dim if own else None} if "dim" in self.wants else {}), **context)
         assert isinstance(backbone, Backbone)
+        own = own and backbone.projects
         head = None if own else (self.head.build() if self.head else Linear()).between(backbone.width, dim)
         loaded = load_(backbone, head or nn.Identity(), self.weights, self._called, modality) if load else None
         if self.gradient_checkpointing:
