@@ -5,6 +5,7 @@ from mmcl.towers.heads import HEADS
 from mmcl.towers.policies import POLICIES
 from mmcl.towers.text_transformer import TextTransformer
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
+from mmcl.towers.vector import Vector
 from mmcl.towers.vit import Vit
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Tower",
     "TowerPart",
     "TowerSpec",
+    "Vector",
     "Vit",
     "asset",
     "model_folder",
