@@ -49,7 +49,7 @@ class Mel(Spec):
     centred: bool = True
     """The first frame has its middle at the first sample, and sounds are mirrored at their ends; otherwise it begins
     there, and the last one ends within the sound."""
-    last: bool = True
+    last: bool = False
     """Keep the frame whose middle is the end of the sound."""
     emphasis: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Kaldi's: a frame loses its mean, and each sample this share of the one before."""
@@ -89,15 +89,20 @@ class Mel(Spec):
             return samples // self.hop + self.last
         return max((samples - self.frame) // self.hop + 1, 0)
 
+    def samples(self, frames: int) -> int:
+        """Fewest samples of so many frames."""
+        return (frames - self.last) * self.hop if self.centred else (frames - 1) * self.hop + self.frame
+
 
 _KALDI: dict[str, Any] = {
     "n_fft": 512, "window": 400, "hop": 160, "mels": 128, "fmin": 20.0, "scale": "kaldi", "log": "log",
     "floor": 1.192092955078125e-07, "span": None, "centred": False, "emphasis": 0.97, "blank": 0.0,
 }  # fmt: skip
 _CLAP: dict[str, Any] = {
-    "n_fft": 1024, "mels": 64, "fmin": 50.0, "fmax": 14_000.0, "log": "dB", "span": None, "mean": 0.0, "std": 1.0,
+    "n_fft": 1024, "mels": 64, "fmin": 50.0, "fmax": 14_000.0, "log": "dB", "span": None, "last": True,
+    "mean": 0.0, "std": 1.0,
 }  # fmt: skip
-_WHISPER: dict[str, Any] = {"rate": 16_000, "n_fft": 400, "hop": 160, "last": False}
+_WHISPER: dict[str, Any] = {"rate": 16_000, "n_fft": 400, "hop": 160}
 MELS: dict[str, Mel] = {
     "plain": Mel(),
     "clap": Mel(rate=48_000, hop=480, **_CLAP),
@@ -213,7 +218,7 @@ class LogMel(nn.Module):
     def _logarithms(self, waves: Tensor) -> Tensor:
         with torch.autocast(waves.device.type, enabled=False):
             frames = waves.float().unfold(1, self.mel.frame, self.mel.hop)
-            if not self.mel.last:
+            if self.mel.centred and not self.mel.last:
                 frames = frames[:, :-1]
             at_once = CACHED // self.mel.frame
             if frames.device.type != "cpu" or frames.shape[0] * frames.shape[1] <= at_once:

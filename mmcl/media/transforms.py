@@ -86,6 +86,7 @@ class AudioTransform(Transform):
         crop: where the stretch of a longer sound lies; ``random`` draws it.
         short: what fills up shorter sounds.
         multiple: of samples, to which a batch of masked sounds is as long as its longest, up to ``seconds``.
+        windows: stretches of a sound, equally spread over a longer one; rows of several have one more dimension.
 
     Raises:
         MmclError: a rate, a length or a way that there is not.
@@ -98,27 +99,36 @@ class AudioTransform(Transform):
         crop: Literal["random", "start", "middle"] = "random",
         short: Short = "pad",
         multiple: int = 1,
+        windows: int = 1,
     ) -> None:
         self.rate, self.seconds, self.crop, self.short = rate, seconds, crop, short
         self.frames = round(rate * seconds) if math.isfinite(rate * seconds) else 0
-        if min(rate, self.frames, multiple) < 1 or crop not in CROPS or short not in get_args(Short):
+        if min(rate, self.frames, multiple, windows) < 1 or crop not in CROPS or short not in get_args(Short):
             raise MmclError(
                 f"AudioTransform: rate * seconds must give one frame or more, crop be one of {', '.join(CROPS)}, short "
-                f"one of {', '.join(get_args(Short))}, and multiple 1 or more; got rate={rate}, seconds={seconds}, "
-                f"crop={crop!r}, short={short!r}, multiple={multiple}."
+                f"one of {', '.join(get_args(Short))}, and multiple and windows 1 or more; got rate={rate}, "
+                f"seconds={seconds}, crop={crop!r}, short={short!r}, multiple={multiple}, windows={windows}."
             )
-        self.multiple = multiple
+        self.multiple, self.windows = multiple, windows
         self._memory = Memory()
 
-    def empty(self, rows: int) -> Float[Tensor, "rows frames"]:
+    def empty(self, rows: int) -> Float[Tensor, "rows *windows frames"]:
         """Room for a batch."""
-        return self._memory.empty((rows, self.frames), torch.float32)
+        shape = (rows, self.frames) if self.windows == 1 else (rows, self.windows, self.frames)
+        return self._memory.empty(shape, torch.float32)
 
-    def __call__(self, value: Sound, draw: Draw, out: Float[Tensor, " frames"]) -> None:
+    def __call__(self, value: Sound, draw: Draw, out: Float[Tensor, "*windows frames"]) -> None:
         """Fill one row."""
         spare = max(value.seconds - self.seconds, 0.0)
-        share = draw().random() if spare and self.crop == "random" else CROPS[self.crop]
-        stretch = value.read(self.rate, share * spare, self.seconds + 2 / self.rate)  # resampling may round
+        if self.windows > 1:
+            for number, window in enumerate(out):
+                self._fill(value, spare * number / (self.windows - 1), window)
+        else:
+            share = draw().random() if spare and self.crop == "random" else CROPS[self.crop]
+            self._fill(value, spare * share, out)
+
+    def _fill(self, value: Sound, start: float, out: Float[Tensor, " frames"]) -> None:
+        stretch = value.read(self.rate, start, self.seconds + 2 / self.rate)  # resampling may round
         samples = torch.from_numpy(stretch)[: self.frames]
         count = len(samples)
         if count == 0:  # shorter than one frame at this rate
@@ -134,9 +144,9 @@ class AudioTransform(Transform):
         """Masked rows without what none of them fills."""
         longest = self.frames
         if self.short == "mask":  # nothing follows the first NaN
-            filled = ~rows[present, :: self.multiple].isnan()
-            longest = min(max(int(filled.any(0).sum()), 1) * self.multiple, longest)
-        return super().finish(rows[:, :longest], present)
+            filled = ~rows[present, ..., :: self.multiple].isnan()
+            longest = min(max(int(filled.flatten(0, -2).any(0).sum()), 1) * self.multiple, longest)
+        return super().finish(rows[..., :longest], present)
 
 
 def draw_box(height: int, width: int, area: tuple[float, float], rng: np.random.Generator) -> Box:
