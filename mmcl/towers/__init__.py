@@ -3,6 +3,7 @@
 from mmcl.towers.base import TOWERS, Asset, Backbone, ModelFolder, Tower, TowerPart, TowerSpec, asset, model_folder
 from mmcl.towers.heads import HEADS
 from mmcl.towers.policies import POLICIES
+from mmcl.towers.spectrogram_vit import SpectrogramVit
 from mmcl.towers.text_transformer import TextTransformer
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
 from mmcl.towers.vector import Vector
@@ -17,6 +18,7 @@ __all__ = [
     "Backbone",
     "ModelFolder",
     "SentencePiece",
+    "SpectrogramVit",
     "TextTransformer",
     "Tokenizer",
     "Tower",
