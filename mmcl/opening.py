@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from mmcl import runs
 from mmcl.errors import MmclError
+from mmcl.exports import is_export, open_export
 from mmcl.model import Encoder, MultiTower
 from mmcl.registry import explain
 from mmcl.towers import TOWERS, TowerSpec
@@ -43,9 +44,9 @@ def load(what: str | Path, device: str | torch.device | None = None, weights: st
     """A model to embed with, and to measure.
 
     Args:
-        what: a run folder (its newest whole checkpoint; the averaged weights where the recipe evaluates these);
-            ``open_clip:`` and a name, a folder or the JSON file of a configuration; ``transformers:`` and a folder or a
-            name on the hub, or just a folder, of a CLIP, SigLIP or CLAP; ``timm:`` and a name.
+        what: a run folder (its newest whole checkpoint; the averaged weights where the recipe evaluates these), or an
+            export of one; ``open_clip:`` and a name, a folder or the JSON file of a configuration; ``transformers:``
+            and a folder or a name on the hub, or just a folder, of a CLIP, SigLIP or CLAP; ``timm:`` and a name.
         device: where to compute; a GPU if there is one, unless told.
         weights: of a model of a library: a file, a folder, a tag, ``pretrained`` or ``random``. transformers' have
             their own unless told.
@@ -68,6 +69,12 @@ def _run(place: str, weights: str | None, device: torch.device) -> Encoder:
     if weights is not None:
         raise MmclError(f"{place} is a run, which has its own weights; leave `weights` out.")
     return runs.load(place, device)
+
+
+def _export(place: str, weights: str | None, device: torch.device) -> Encoder:
+    if weights is not None:
+        raise MmclError(f"{place} is an export, which has its own weights; leave `weights` out.")
+    return open_export(place, device)
 
 
 def _open_clip(place: str, weights: str | None, device: torch.device) -> Encoder:
@@ -150,6 +157,7 @@ def _folder(mark: str) -> Callable[[str], str | None]:
 
 FORMS = (
     Form("a run folder", lambda said: said if is_run(Path(said)) else None, _run),
+    Form("an export of one (mmcl export)", lambda said: said if is_export(said) else None, _export),
     Form("open_clip:NAME, open_clip:CONFIG.json, open_clip:FOLDER", _named("open_clip"), _open_clip),
     Form("transformers:FOLDER, transformers:NAME", _named("transformers"), _transformers),
     Form("timm:NAME", _named("timm"), _timm),

@@ -1,5 +1,6 @@
 """Weights of a tower, at the start of a run: where from, and what exactly was loaded."""
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,7 +135,7 @@ def load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec | None, called:
 def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, called: str, modality: str) -> Loaded:
     found = _found(backbone, spec, called, modality)
     ahead: dict[str, Tensor] = {}
-    if is_run(Path(spec.source)):
+    if all(name.startswith(("backbone.", "head.")) for name in found.state):  # a tower of mmcl
         ahead = {k.removeprefix("head."): t for k, t in found.state.items() if k.startswith("head.")}
         found = found.under("backbone.")
     try:
@@ -171,15 +172,26 @@ def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, called: str, 
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is the folder of a run (and not of an export, which has a manifest)."""
+    """Whether a path is the folder of a run."""
     return (path / "recipe.yaml").is_file() and not (path / "manifest.json").exists()
+
+
+def is_export(path: Path) -> bool:
+    """Whether a path is a run's export in mmcl's own format."""
+    try:
+        kind = json.loads((path / "manifest.json").read_text()).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return kind == "safetensors"
 
 
 def _found(backbone: Loadable, spec: WeightsSpec, called: str, modality: str) -> Tensors:
     """The tensors that are meant."""
     path = Path(spec.source)
     if is_run(path):
-        return read_run(path).under(spec.prefix or f"towers.{modality}.")
+        return _plain(read_run(path).under(spec.prefix or f"towers.{modality}."), path)
+    if is_export(path):
+        return read(path).under(spec.prefix or f"{modality}.")
     if spec.source == PRETRAINED:
         found = Tensors(f"{called} (its own)", backbone.pretrained(None))
     elif spec.source.startswith(HUB):
@@ -191,6 +203,16 @@ def _found(backbone: Loadable, spec: WeightsSpec, called: str, modality: str) ->
     else:
         found = Tensors(f"{called} ({spec.source})", backbone.pretrained(spec.source))
     return found if spec.prefix is None else found.under(spec.prefix)
+
+
+def _plain(found: Tensors, path: Path) -> Tensors:
+    """The same, if no adapters stand between the weights."""
+    if any(".base_layer." in name for name in found.state):
+        raise MmclError(
+            f"{path}: this tower has LoRA's adapters beside its weights. Put them together (mmcl export {path} "
+            "--format safetensors --out DIR), and take DIR."
+        )
+    return found
 
 
 def _tied(backbone: Loadable, names: Collection[str]) -> set[str]:

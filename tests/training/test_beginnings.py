@@ -19,6 +19,8 @@ from mmcl.errors import MmclError
 from mmcl.recipe import Recipe, dump_yaml, load_recipe
 from mmcl.towers import TOWERS, Backbone, model_folder
 from mmcl.towers.folders import description
+from mmcl.towers.tensor_files import Tensors
+from mmcl.towers.weights import _plain
 from mmcl.types import Draw, Transform
 
 SHORT = ["training.samples=32", "data.workers=1"]
@@ -103,6 +105,20 @@ def test_a_run_is_where_another_one_begins(first: Path, tiny: Callable[..., Reci
     assert loaded.head
     assert "run (step-00000001, averaged), and the head" in str(loaded)
     assert runs.beginnings(model)[0].startswith("towers.image: ")
+
+
+def test_an_export_is_opened_and_begun_with_like_its_run(
+    first: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    mmcl.export(first, "safetensors", tmp_path / "out")
+    towers = [f"towers.{m}.weights={tmp_path / 'out'}" for m in ("image", "text")]
+    model = runs.build_model(tiny(tmp_path / "run", *towers, "towers.image.head=linear"))
+    averaged = mmcl.load(first, "cpu").model.state_dict()
+    for state in (model.state_dict(), mmcl.load(tmp_path / "out", "cpu").model.state_dict()):
+        for name, t in state.items():
+            torch.testing.assert_close(t, averaged[name], rtol=0, atol=0)
+    with pytest.raises(MmclError, match="LoRA's adapters .* mmcl export runs/x"):
+        _plain(Tensors("x", {"backbone.a.base_layer.weight": torch.ones(1)}), Path("runs/x"))
 
 
 def test_a_head_of_another_shape_is_left_random_and_said(
