@@ -117,7 +117,7 @@ def test_an_export_is_opened_and_begun_with_like_its_run(
     for state in (model.state_dict(), mmcl.load(tmp_path / "out", "cpu").model.state_dict()):
         for name, t in state.items():
             torch.testing.assert_close(t, averaged[name], rtol=0, atol=0)
-    with pytest.raises(MmclError, match="LoRA's adapters .* mmcl export runs/x"):
+    with pytest.raises(MmclError, match="LoRA's adapters .*mmcl export runs/x"):
         _plain(Tensors("x", {"backbone.a.base_layer.weight": torch.ones(1)}), Path("runs/x"))
 
 
