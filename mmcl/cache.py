@@ -4,8 +4,8 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
@@ -18,6 +18,7 @@ from mmcl.data import Source, Stream
 from mmcl.data.encode import encode
 from mmcl.data.index import scan, write_index
 from mmcl.data.shards import MANIFEST, find_shards, indexed
+from mmcl.data.source import Selector
 from mmcl.data.store import Shard, ShardSet
 from mmcl.data.write import FORMAT, PARTIAL, SHARDS, claimed
 from mmcl.embed import weights_digest
@@ -31,6 +32,23 @@ Dtype = Literal["fp16", "fp32"]
 Of = Literal["backbone", "tower"]
 
 
+@dataclass(frozen=True)
+class Member:
+    """What is to be added to each sample."""
+
+    name: str
+    """Extension of the new member, as in ``text.npy``."""
+    modality: str
+    """Whose tower embeds."""
+    of: Of = "backbone"
+    """Vectors of the backbone, to be read by a tower with a head that learns; or of the whole tower, head included.
+    Neither is normalised."""
+    dtype: Dtype = "fp32"
+    """Of the vectors."""
+    tower: Mapping[str, Any] | None = None
+    """What a recipe says of the tower, for the manifest."""
+
+
 class Row(NamedTuple):
     """What became of one sample."""
 
@@ -40,16 +58,7 @@ class Row(NamedTuple):
 
 
 def add_embeddings(
-    encoder: Encoder,
-    source: Source,
-    out: str | Path,
-    *,
-    modality: str,
-    member: str,
-    of: Of = "backbone",
-    dtype: Dtype = "fp32",
-    batch_size: int = 256,
-    workers: int = 2,
+    encoder: Encoder, source: Source, out: str | Path, member: Member, *, batch_size: int = 256, workers: int = 2
 ) -> dict[str, Any]:
     """Write shards again, sample by sample, with one more member: the vector that a tower makes of it.
 
@@ -59,13 +68,9 @@ def add_embeddings(
 
     Args:
         encoder: what embeds.
-        source: shards, and where ``modality`` lies in their samples.
+        source: shards, and where the modality lies in their samples.
         out: folder to make.
-        modality: whose tower embeds.
-        member: extension of the new member, as in ``text.npy``.
-        of: vectors of the backbone, to be read by a tower with a head that learns; or of the whole tower, head
-            included. Neither is normalised.
-        dtype: of the vectors.
+        member: what is added.
         batch_size: rows that are embedded at once.
         workers: threads that read and decode.
 
@@ -76,34 +81,35 @@ def add_embeddings(
         MmclError: the folder is taken or was begun with something else, the samples have such a member, or none of them
             has the modality.
     """
-    out, tower = Path(out), encoder.model.tower(modality)
-    if not member.endswith(".npy") or member.lower() != member or "/" in member:
-        raise MmclError(f"a new member is called as in text.npy; got {member!r}.")
+    out, modality = Path(out), member.modality
+    tower = encoder.model.tower(modality)
+    if not member.name.endswith(".npy") or member.name.lower() != member.name or "/" in member.name:
+        raise MmclError(f"a new member is called as in text.npy; got {member.name!r}.")
     if modality not in source.modalities:
         raise MmclError(f"nothing says where {modality} lies in the samples; known: {', '.join(source.modalities)}.")
-    source = source.model_copy(update={"modalities": {modality: source.modalities[modality]}, "optional": []}).fixed()
+    only = {"modalities": {modality: source.modalities[modality]}, "optional": [], "extras": {}, "captions": "first"}
+    source = source.model_copy(update=only)
     shards = ShardSet(indexed(find_shards(source.shards, "shards")))
     made_by = {
-        "member": member,
-        "modality": modality,
+        **asdict(member),
         "lies": source.modalities[modality],
-        "of": of,
-        "width": encoder.dim if of == "tower" else tower.backbone.width,
-        "dtype": dtype,
+        "width": encoder.dim if member.of == "tower" else tower.backbone.width,
         "weights": weights_digest(encoder),
         "transform": _described(encoder, modality),
     }
     with claimed(out, [SHARDS, *PARTIAL], "data set") as left:
         done = _begin(out, left, made_by)
         entries = _done(done, shards)
-        waiting = [shards.listed[number].url for number in range(len(entries), len(shards.listed))]
-        rows = _rows(encoder, source, waiting, modality, of, dtype, batch_size, workers) if waiting else iter(())
         for number in range(len(entries), len(shards.listed)):
-            entry = _write(out / f"{number:05d}.tar", shards.open(number), rows, member)
+            one, shard = source.model_copy(update={"shards": [shards.listed[number].url]}), shards.open(number)
+            rows = _rows(encoder, one, shard, member, batch_size, workers)
+            entry = _write(out / f"{number:05d}.tar", shard, rows, member.name)
             write_json(done / f"{number:05d}.json", entry)
             entries.append(entry)
         bad = [one for entry in entries for one in entry["bad"]]
         reasons = {reason: sum(one["reason"] == reason for one in bad) for reason in sorted({b["reason"] for b in bad})}
+        if not any(entry["embedded"] for entry in entries):
+            raise MmclError(f"{source.shards}: no sample could be embedded: {reasons}.")
         with replacing(out / "bad_samples.jsonl") as file:
             file.writelines(f"{json.dumps(one)}\n".encode() for one in bad)
         manifest = {
@@ -170,19 +176,17 @@ def _done(done: Path, shards: ShardSet) -> list[dict[str, Any]]:
     return entries
 
 
-def _rows(  # noqa: PLR0913 - all of them are the caller's choices
-    encoder: Encoder,
-    source: Source,
-    urls: list[str],
-    modality: str,
-    of: Of,
-    dtype: Dtype,
-    batch_size: int,
-    workers: int,
+def _rows(
+    encoder: Encoder, source: Source, shard: Shard, member: Member, batch_size: int, workers: int
 ) -> Iterator[Row]:
-    """Vectors of all samples, in the order of the shards."""
+    """Vectors of the samples of one shard: what they are depends on no other, so that going on makes the same."""
+    modality = member.modality
+    selector = Selector.parse(source.modalities[modality], modality)
+    if selector.find(shard.index.extensions) is None:
+        yield from (Row(key, None, f"no {' or '.join(selector.extensions)}") for key in shard.index.keys)
+        return
     stream = Stream(
-        source.model_copy(update={"shards": urls}),
+        source,
         batch_size=batch_size,
         workers=workers,
         shuffle=False,
@@ -193,12 +197,14 @@ def _rows(  # noqa: PLR0913 - all of them are the caller's choices
         there = batch.present[modality]
         made = iter(())
         if there.any():
-            made = iter(_embedded(encoder, modality, batch[modality][there], of).numpy().astype(DTYPES[dtype]))
+            made = iter(
+                _embedded(encoder, modality, batch[modality][there], member.of).numpy().astype(DTYPES[member.dtype])
+            )
         reasons = {bad.key: bad.reason for bad in batch.bad}
         for key, present in zip(batch.keys, there.tolist(), strict=True):
             vector = next(made) if present else None
             if vector is not None and not np.isfinite(vector).all():
-                yield Row(key, None, f"its vector is not finite in {dtype}")
+                yield Row(key, None, f"its vector is not finite in {member.dtype}")
             else:
                 yield Row(key, vector, None if present else reasons.get(key, f"no {modality}"))
 
@@ -218,26 +224,26 @@ def _write(path: Path, shard: Shard, rows: Iterator[Row], member: str) -> dict[s
         hashed = _Hashed(file)
         # as in `mmcl.data.write`: equal samples make equal bytes
         with TarWriter(cast(BinaryIO, hashed), encoder=False, mtime=0, format="PAX_FORMAT") as writer:
-            for key, members in encode(_samples(shard, islice(rows, len(shard)), member, bad)):
+            for key, members in encode(_samples(shard, rows, member, bad)):
                 writer.write({"__key__": key, **members})
     index = scan(path)
     write_index(path, index)
-    embedded = len(index) - sum(one["key"] in set(index.keys) for one in bad)
+    without = {one["key"] for one in bad}
     return {
         "name": path.name,
         "samples": len(index),
         "bytes": hashed.size,
         "sha256": hashed.sha256.hexdigest(),
         "digest": index.digest,
-        "embedded": embedded,
+        "embedded": sum(key not in without for key in index.keys),
         "from": {"name": shard.url.rpartition("/")[2], "digest": shard.index.digest},
         "bad": bad,
     }
 
 
-def _samples(shard: Shard, rows: Iterable[Row], member: str, bad: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for sample, row in enumerate(rows):
-        places = shard.members(sample)
+def _samples(shard: Shard, rows: Iterator[Row], member: str, bad: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for sample in range(len(shard)):
+        row, places = next(rows), shard.members(sample)
         assert row.key == shard.key(sample)
         if member in places:
             raise MmclError(

@@ -51,7 +51,7 @@ SchedulePart = Annotated[SerializeAsAny[Part], PlainValidator(SCHEDULES.check)]
 class AdamW:
     """Adam with decoupled weight decay.
 
-    Gains, biases, positions, token embeddings and temperatures are not decayed.
+    Gains, biases, embeddings, tokens, positions and temperatures are not decayed.
 
     Args:
         lr: largest learning rate.

@@ -132,7 +132,7 @@ def train_tokenizer(shards: str, /, *, out: Path, text: str = "txt", vocab_size:
 
 
 @app.command
-def add_embeddings(
+def add_embeddings(  # noqa: PLR0913 - they are its options
     run: Path,
     /,
     *,
@@ -161,19 +161,22 @@ def add_embeddings(
         workers: threads that read and decode.
     """
     import mmcl
+    from mmcl.cache import Member
     from mmcl.cache import add_embeddings as add
     from mmcl.runs import Run
 
     name, _, where = modality.partition("=")
-    source = Run(run).recipe().data.sources[0]
+    recipe = Run(run).recipe()
+    source = recipe.data.sources[0]
     modalities = {**source.modalities, **({name: where} if where else {})}
     source = source.model_copy(update={"shards": shards, "modalities": modalities})
-    options: dict[str, Any] = {"of": of, "dtype": dtype, "batch_size": batch_size, "workers": workers}
-    manifest = add(mmcl.load(run), source, out, modality=name, member=as_ or f"{name}.npy", **options)
+    tower = recipe.towers[name].model_dump(mode="json") if name in recipe.towers else None
+    member = Member(as_ or f"{name}.npy", name, of, dtype, tower)
+    manifest = add(mmcl.load(run), source, out, member, batch_size=batch_size, workers=workers)
     made = manifest["embeddings"]
     for reason, count in made["bad"].items():
         print(f"{count:>12,}  without a vector: {reason}", file=sys.stderr)
-    said = f"{made['samples']:,} vectors of {made['width']} numbers ({dtype}) as .{made['member']}"
+    said = f"{made['samples']:,} vectors of {made['width']} numbers ({dtype}) as .{made['name']}"
     print(f"{manifest['samples']:,} samples, {said}: {out}", file=sys.stderr)
 
 

@@ -160,8 +160,9 @@ def _adapts_attention(module: nn.Module) -> bool:
 
 
 def _hold(module: Any, _: Any) -> None:
-    """Remember the weights of torch's attention: peft adds the adapter to them and takes it off again in each pass, and
-    rounding would move them a little every time.
+    """Remember the weights of torch's attention.
+
+    peft adds the adapter to them in each pass and takes it off again, and rounding would move them a little every time.
     """
     attention = module.base_layer
     module.held = None if module.merged else (attention.in_proj_weight, attention.out_proj.base_layer.weight)

@@ -143,8 +143,8 @@ def test_what_cannot_be_told_is_refused(models: dict[str, nn.Module]) -> None:
         depths(flat)
     with pytest.raises(MmclError, match="last_layers is 9, and the backbone has 3 blocks"):
         POLICIES.check({"name": "trained", "last_layers": 9}).build().prepare_(models["bert"])
+    bare = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2)])})
     with pytest.raises(MmclError, match="last_layers: 0 leaves nothing"):
-        bare = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2)])})
         POLICIES.check({"name": "trained", "last_layers": 0}).build().prepare_(bare)
     with pytest.raises(MmclError, match="frozen has no effect on a Identity"):
         POLICIES.check("frozen").build().prepare_(nn.Identity())

@@ -161,6 +161,7 @@ def test_only_the_last_layers_learn(tmp_path: Path, tiny: Callable[..., Recipe])
     assert all(name.startswith(("transformer.resblocks.1.", "ln_post")) for name in names)
 
 
+@pytest.mark.slow
 def test_adapters_learn_and_the_run_loads_and_merges(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
     run = workflow.train(
         tiny(tmp_path / "run", *LORA, "training.ema={decay: 0.5, evaluate: true}", "training.samples=96")
