@@ -2,9 +2,12 @@
 
 from mmcl.towers.base import TOWERS, Asset, Backbone, ModelFolder, Tower, TowerPart, TowerSpec, asset, model_folder
 from mmcl.towers.heads import HEADS
+from mmcl.towers.library_tokenizers import OpenClipBpe, TransformersTokenizer
+from mmcl.towers.open_clip_text import OpenClipText
 from mmcl.towers.policies import POLICIES
 from mmcl.towers.text_transformer import TextTransformer
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
+from mmcl.towers.transformers_text import TransformersText
 from mmcl.towers.vit import Vit
 
 __all__ = [
@@ -15,12 +18,16 @@ __all__ = [
     "Asset",
     "Backbone",
     "ModelFolder",
+    "OpenClipBpe",
+    "OpenClipText",
     "SentencePiece",
     "TextTransformer",
     "Tokenizer",
     "Tower",
     "TowerPart",
     "TowerSpec",
+    "TransformersText",
+    "TransformersTokenizer",
     "Vit",
     "asset",
     "model_folder",
