@@ -123,16 +123,18 @@ class TransformersText(Backbone):
         """
         if tag is not None and Path(self.model).is_dir():
             raise MmclError(f"{self.model} is a folder and has one set of weights, and no {tag!r}.")
-        config = deepcopy(self.text.config)
+        config = _text_config(self.model)
+        names = TOWERS_OF_TEXT.get(config.model_type)
         with fetching("weights", self.model), _quiet():
-            read: Any = type(self.text).from_pretrained
-            made, found = read(
-                self.model, config=config, output_loading_info=True, revision=tag or "main", **self.options
-            )
-        lacking = sorted(found["missing_keys"] & self.text.state_dict().keys())
+            # a projection brings the name under which transformers finds the text's part of a whole model
+            read: Any = (getattr(transformers, names[1]) if names else type(self.text)).from_pretrained
+            options: dict[str, Any] = {"config": config, "revision": tag or "main"} | ({} if names else self.options)
+            made, found = read(self.model, output_loading_info=True, **options)
+        state = self.translated({k: t for k, t in made.state_dict().items() if k not in found["missing_keys"]})
+        lacking = [name for name in self.state_dict() if name not in state]
         if lacking:
             raise MmclError(f"{self.model} has no weights for {', '.join(lacking)}.")
-        return {f"text.{name}": tensor for name, tensor in made.state_dict().items()}
+        return state
 
     def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Names without what models of other tasks, or of several modalities, put before them."""
@@ -225,7 +227,10 @@ def _text_config(model: str) -> PreTrainedConfig:
     """A copy of a model's configuration, or of that of its text side."""
     with fetching("the configuration", model):
         config = AutoConfig.from_pretrained(model)
-    return deepcopy(getattr(config, "text_config", None) or config)
+    text = deepcopy(getattr(config, "text_config", None) or config)
+    if text.model_type in TOWERS_OF_TEXT and hasattr(config, "projection_dim"):
+        text.projection_dim = config.projection_dim  # that of the whole model counts
+    return text
 
 
 def _common_prefix(state: Iterable[str], own: Iterable[str]) -> str:
@@ -239,9 +244,13 @@ def _common_prefix(state: Iterable[str], own: Iterable[str]) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' report of what it loaded; what is missing is an error here."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+    said = transformers.logging
+    level, bars = said.get_verbosity(), said.is_progress_bar_enabled()
+    said.set_verbosity_error()
+    said.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(before)
+        said.set_verbosity(level)
+        if bars:
+            said.enable_progress_bar()
