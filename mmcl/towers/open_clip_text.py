@@ -24,7 +24,7 @@ from mmcl.towers.base import TOWERS, Backbone
 from mmcl.towers.library_tokenizers import Bpe, fetching
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
 from mmcl.towers.tokens import TextTransform
-from mmcl.towers.transformers_text import places
+from mmcl.towers.transformers_text import places, recompute_
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -101,7 +101,10 @@ class OpenClipText(Backbone):
 
     def recompute_(self) -> None:
         """Keep no activations within blocks."""
-        self.text.set_grad_checkpointing(True)
+        if isinstance(self.text, HFTextEncoder):
+            recompute_(self.text.transformer)
+        else:
+            self.text.set_grad_checkpointing(True)
 
     def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
         """Weights of open_clip for this model.

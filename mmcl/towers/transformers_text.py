@@ -113,7 +113,7 @@ class TransformersText(Backbone):
         """Keep no activations within blocks."""
         if not self.text.supports_gradient_checkpointing:
             super().recompute_()
-        self.text.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_(self.text)
 
     def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
         """Weights of the folder, or of the hub.
@@ -212,6 +212,12 @@ class TransformersText(Backbone):
             if self.text.config.model_type in SEES_PADDING and most
             else min(LONGEST, self.tokenizer.model_max_length, most or LONGEST)
         )
+
+
+def recompute_(text: PreTrainedModel) -> None:
+    """Keep no activations within the blocks of a model of transformers."""
+    enable = getattr(text, "activation_checkpointing_enable", None) or text.gradient_checkpointing_enable  # in 4
+    enable({"use_reentrant": False})
 
 
 def places(text: PreTrainedModel) -> int | None:

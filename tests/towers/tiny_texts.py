@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import transformers as tf
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers, processors
 
 WORDS = ["a", "photo", "of", "cat", "dog", "two", "red", "boats", "on", "the", "sea", "query", "passage", ":", "!"]
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -50,13 +50,20 @@ def gpt_like() -> tf.PreTrainedTokenizerFast:
     return tokenizer("?", "<e>", before=None, after=None, unk_token="?", eos_token="<e>", bos_token="<e>")
 
 
+def bytes_like() -> tf.PreTrainedTokenizerFast:
+    """Byte-level pairs, as Qwen2's own class wants them."""
+    pairs = ByteLevelBPETokenizer()
+    pairs.train_from_iterator(TEXTS, vocab_size=280, min_frequency=2, special_tokens=["<e>"], show_progress=False)
+    return tf.PreTrainedTokenizerFast(tokenizer_object=pairs._tokenizer, unk_token="<e>", eos_token="<e>")
+
+
 def save(folder: Path, config: tf.PreTrainedConfig, words: tf.PreTrainedTokenizerFast, cls: type | None = None) -> str:
     """A folder of a model with random weights, none of them zero."""
     torch.manual_seed(0)
     model = (cls or tf.MODEL_MAPPING[type(config)])(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.2)
+            parameter.normal_(std=0.4)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return str(folder)
@@ -68,16 +75,18 @@ def folders(root: Path) -> dict[str, str]:
     images = {**SMALL, "image_size": 8, "patch_size": 4}
     sounds = {"spec_size": 64, "num_mel_bins": 16, "depths": [1, 1], "num_attention_heads": [1, 2], "hidden_size": 32}
     sounds |= {"patch_embeds_hidden_size": 16, "projection_dim": 20, "window_size": 4, "enable_fusion": False}
-    clip = tf.CLIPConfig(text_config={**size, "eos_token_id": 3}, vision_config=images, projection_dim=20)
-    siglip = tf.SiglipConfig(text_config={**size, "projection_size": 20}, vision_config=images)
+    ends = {"bos_token_id": 1, "eos_token_id": 3}
+    clip = tf.CLIPConfig(text_config={**size, **ends}, vision_config=images, projection_dim=20)
+    siglip = tf.SiglipConfig(text_config={**size, **ends, "projection_size": 20}, vision_config=images)
     clap = tf.ClapConfig(
         text_config={**size, "max_position_embeddings": 26, "pad_token_id": 1, "projection_dim": 20},
         audio_config=sounds,
         projection_dim=20,
     )
     roberta = {**size, "max_position_embeddings": 26, "pad_token_id": 1}
-    decoder = {**size, "num_key_value_heads": 1, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 1}
+    decoder = {**size, "num_key_value_heads": 1, "vocab_size": 280, "max_position_embeddings": 64}
     gpt = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 24, "vocab_size": 24, "bos_token_id": 1}
+    t5 = {"vocab_size": 24, "d_model": 32, "d_kv": 16, "d_ff": 48, "decoder_start_token_id": 0}
     return {
         "clip": save(root / "clip", clip, clip_like()),
         "siglip": save(root / "siglip", siglip, siglip_like()),
@@ -85,10 +94,10 @@ def folders(root: Path) -> dict[str, str]:
         "bert": save(root / "bert", tf.BertConfig(**size), bert_like(), tf.BertForMaskedLM),
         "roberta": save(root / "roberta", tf.RobertaConfig(**roberta), roberta_like()),
         "gpt2": save(root / "gpt2", tf.GPT2Config(**gpt, eos_token_id=1), gpt_like(), tf.GPT2LMHeadModel),
-        "qwen2": save(root / "qwen2", tf.Qwen2Config(**decoder), gpt_like()),
+        "qwen2": save(root / "qwen2", tf.Qwen2Config(**decoder), bytes_like()),
         "t5": save(
             root / "t5",
-            tf.T5Config(d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, vocab_size=24, decoder_start_token_id=0),
+            tf.T5Config(**t5, num_layers=2, num_heads=2),
             roberta_like(),
         ),
     }
