@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ class Bpe(SimpleTokenizer):
         return [*begun[: self.context_length - 1], self.eot_token_id]
 
 
+@lru_cache(4)
+def bpe(context_length: int, **kwargs: Any) -> Bpe:
+    """The tokenizer for rows of a length; towers share it, and the words that it remembers."""
+    return Bpe(context_length, **kwargs)
+
+
 @TOKENIZERS.register("open_clip_bpe")
 class OpenClipBpe:
     """open_clip's byte-pair encoding, which is that of OpenAI's CLIP: lower case, 49,408 tokens, no text is unknown.
@@ -63,12 +69,12 @@ class OpenClipBpe:
     """
 
     def __init__(self) -> None:
-        bpe = Bpe(context_length=77)
-        self.vocab_size, self.pad_id, self.eos_id = bpe.vocab_size, None, bpe.eot_token_id
+        usual = bpe(77)
+        self.vocab_size, self.pad_id, self.eos_id = usual.vocab_size, None, usual.eot_token_id
 
     def rows(self, length: int) -> Callable[[str], Sequence[int]]:
         """Tokens between begin and end."""
-        return Bpe(context_length=length).row
+        return bpe(length).row
 
 
 @TOKENIZERS.register("transformers")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.towers.base import TOWERS, Backbone
-from mmcl.towers.library_tokenizers import Bpe, fetching
+from mmcl.towers.library_tokenizers import bpe, fetching
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
 from mmcl.towers.tokens import TextTransform
 from mmcl.towers.transformers_text import places, recompute_
@@ -163,7 +163,7 @@ def rows_of(cfg: CLIPTextCfg, model: str) -> Callable[[str], Sequence[int]]:
     """The model's own tokenizer."""
     more = dict(cfg.tokenizer_kwargs or {})
     if not cfg.hf_tokenizer_name:
-        return Bpe(context_length=cfg.context_length, **more).row
+        return bpe(cfg.context_length, **more).row
     folder = model.removeprefix("local-dir:") if model.startswith("local-dir:") else cfg.hf_tokenizer_name
     with fetching("the tokenizer", folder):
         own = HFTokenizer(folder, context_length=cfg.context_length, tokenizer_mode=cfg.tokenizer_mode, **more)
