@@ -3,11 +3,14 @@
 from mmcl.towers.base import TOWERS, Asset, Backbone, ModelFolder, Tower, TowerPart, TowerSpec, asset, model_folder
 from mmcl.towers.heads import HEADS
 from mmcl.towers.lora import merged, merged_state
+from mmcl.towers.library_tokenizers import OpenClipBpe, TransformersTokenizer
+from mmcl.towers.open_clip_text import OpenClipText
 from mmcl.towers.policies import POLICIES
 from mmcl.towers.spectrogram_vit import SpectrogramVit
 from mmcl.towers.text_transformer import TextTransformer
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
 from mmcl.towers.vector import Vector
+from mmcl.towers.transformers_text import TransformersText
 from mmcl.towers.vit import Vit
 from mmcl.towers.weights import Loaded
 
@@ -20,6 +23,8 @@ __all__ = [
     "Backbone",
     "Loaded",
     "ModelFolder",
+    "OpenClipBpe",
+    "OpenClipText",
     "SentencePiece",
     "SpectrogramVit",
     "TextTransformer",
@@ -28,6 +33,8 @@ __all__ = [
     "TowerPart",
     "TowerSpec",
     "Vector",
+    "TransformersText",
+    "TransformersTokenizer",
     "Vit",
     "asset",
     "merged",

@@ -65,10 +65,7 @@ class TextTransformer(Backbone):
         super().__init__()
         self.tokenizer: Tokenizer = tokenizer.build()
         if not causal and self.tokenizer.pad_id is None:
-            raise MmclError(
-                f"causal: false needs a tokenizer that has a padding token; {tokenizer.name} pads with a token that texts "
-                "may hold."
-            )
+            raise MmclError(f"causal: false needs a padding token, and {tokenizer.name} has none that no text holds.")
         self.context_length, self.causal = context_length, causal
         self.transformer = transformer.TextTransformer(
             context_length=context_length,
