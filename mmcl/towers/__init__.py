@@ -6,6 +6,7 @@ from mmcl.towers.policies import POLICIES
 from mmcl.towers.spectrogram_vit import SpectrogramVit
 from mmcl.towers.text_transformer import TextTransformer
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
+from mmcl.towers.transformers_audio import TransformersAudio
 from mmcl.towers.vit import Vit
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Tower",
     "TowerPart",
     "TowerSpec",
+    "TransformersAudio",
     "Vit",
     "asset",
     "model_folder",
