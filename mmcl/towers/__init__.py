@@ -5,6 +5,7 @@ from mmcl.towers.heads import HEADS
 from mmcl.towers.policies import POLICIES
 from mmcl.towers.spectrogram_vit import SpectrogramVit
 from mmcl.towers.text_transformer import TextTransformer
+from mmcl.towers.timm_audio import TimmAudio
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
 from mmcl.towers.transformers_audio import TransformersAudio
 from mmcl.towers.vit import Vit
@@ -20,6 +21,7 @@ __all__ = [
     "SentencePiece",
     "SpectrogramVit",
     "TextTransformer",
+    "TimmAudio",
     "Tokenizer",
     "Tower",
     "TowerPart",

@@ -134,8 +134,9 @@ class TransformersAudio(Hearing):
 
     def _renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the library finds of this model in weights of its former names."""
+        cls: Any = type(self.model)
         with quiet():
-            loaded, report = type(self.model).from_pretrained(
+            loaded, report = cls.from_pretrained(
                 None, config=self.model.config, state_dict=dict(state), output_loading_info=True
             )
         return {key: t for key, t in loaded.state_dict().items() if key not in report["missing_keys"]}
