@@ -185,8 +185,7 @@ def _value(takes: str, value: Any) -> Any:
     if takes in ("image", "audio") and isinstance(value, str | Path):
         if not Path(value).is_file():
             raise BadSampleError("there is no such file")
-        data = Path(value).read_bytes()
-        return Picture(data) if takes == "image" else Sound(data)
+        return Picture(Path(value).read_bytes()) if takes == "image" else Sound(Path(value))
     if takes == "image":
         return _picture(value)
     if takes == "audio" and isinstance(value, tuple) and len(value) == 2:
