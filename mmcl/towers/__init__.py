@@ -8,9 +8,11 @@ from mmcl.towers.open_clip_text import OpenClipText
 from mmcl.towers.policies import POLICIES
 from mmcl.towers.spectrogram_vit import SpectrogramVit
 from mmcl.towers.text_transformer import TextTransformer
+from mmcl.towers.timm_audio import TimmAudio
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
 from mmcl.towers.vector import Vector
 from mmcl.towers.transformers_text import TransformersText
+from mmcl.towers.transformers_audio import TransformersAudio
 from mmcl.towers.vit import Vit
 from mmcl.towers.weights import Loaded
 
@@ -28,6 +30,7 @@ __all__ = [
     "SentencePiece",
     "SpectrogramVit",
     "TextTransformer",
+    "TimmAudio",
     "Tokenizer",
     "Tower",
     "TowerPart",
@@ -35,6 +38,7 @@ __all__ = [
     "Vector",
     "TransformersText",
     "TransformersTokenizer",
+    "TransformersAudio",
     "Vit",
     "asset",
     "merged",
