@@ -10,6 +10,8 @@ say the same: the identity), category and subcategory (folders), which languages
 Split: stamps that share a mark are a family and lie on one side. Marks are the bytes of the picture, those of a
 recording, and the set of the English caption's words without articles, colours and the plural's s. In each category,
 families in the order of a hash are for testing until they hold 15 % of its stamps.
+
+``tokenizer.model`` is trained on the training captions in English and in the languages that many stamps are spoken in.
 """
 
 import hashlib
@@ -24,8 +26,10 @@ from _tuxpaint import LeftOut, Stamp, read_stamps
 
 from mmcl.data import write_shards
 from mmcl.errors import MmclError
+from mmcl.towers import train_sentencepiece
 
 TEST_SHARE = 0.15
+PIECES, SPOKEN_SHARE = 2000, 0.3  # of the tokenizer; of the stamps, for its languages
 ARTICLES = {"a", "an", "the", "some"}
 COLOURS = {
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray", "grey", "golden",
@@ -87,6 +91,13 @@ def sample(stamp: Stamp) -> dict[str, Any]:
     return {"__key__": key, "png": stamp.png, "txt": stamp.captions["en"], "json": meta, **stamp.recordings}
 
 
+def captions(stamps: list[Stamp]) -> list[str]:
+    """Those in English and in the languages that a share of the stamps is spoken in."""
+    voices = Counter(member.partition(".")[0] for stamp in stamps for member in stamp.recordings)
+    languages = {"en", *(voice for voice, count in voices.items() if count >= SPOKEN_SHARE * len(stamps))}
+    return [text for stamp in stamps for language, text in stamp.captions.items() if language in languages]
+
+
 def summary(sides: dict[str, list[Stamp]], left_out: LeftOut) -> dict[str, Any]:
     """Counts for the manifest, and the files that were left out, by reason."""
     stamps = [stamp for side in sides.values() for stamp in side]
@@ -103,7 +114,7 @@ def summary(sides: dict[str, list[Stamp]], left_out: LeftOut) -> dict[str, Any]:
 
 
 def build(out: Path, source: Path | None = None) -> None:
-    """Write ``out/train``, ``out/test`` and last ``out/manifest.json``: counts, and what was left out.
+    """Write ``out/train``, ``out/test``, a tokenizer of training captions, and last ``out/manifest.json``.
 
     Args:
         out: folder to make.
@@ -121,4 +132,5 @@ def build(out: Path, source: Path | None = None) -> None:
     for name, side in sides.items():
         if not (out / name / "manifest.json").exists():
             write_shards(map(sample, side), out / name, samples_per_shard=100)
+    train_sentencepiece(captions(sides["train"]), out / "tokenizer.model", vocab_size=PIECES, kind="bpe")
     (out / "manifest.json").write_text(json.dumps(summary(sides, left_out), indent=1, ensure_ascii=False))

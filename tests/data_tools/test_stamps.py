@@ -29,6 +29,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(TOOLS))
     import stamps
 
+    monkeypatch.setattr(stamps, "PIECES", 280)  # of a few words
     return stamps
 
 
