@@ -1,8 +1,9 @@
 """Encoded pictures and sounds: opened by their headers, decoded as far as they are used."""
 
 from mmcl.media.audio import Sound
+from mmcl.media.fit import Fit
 from mmcl.media.image import Box, Picture
 from mmcl.media.normalize import Normalize
 from mmcl.media.transforms import AudioTransform, ImageTransform
 
-__all__ = ["AudioTransform", "Box", "ImageTransform", "Normalize", "Picture", "Sound"]
+__all__ = ["AudioTransform", "Box", "Fit", "ImageTransform", "Normalize", "Picture", "Sound"]

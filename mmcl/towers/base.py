@@ -38,14 +38,15 @@ class Backbone(nn.Module, ABC):
     """An encoder of one family: from a batch of one modality to one vector a row. A family a file.
 
     A backbone with a projection of its own takes ``dim`` after ``*``: the width that it is asked for, or None for its
-    vectors without that projection, because a head follows.
+    vectors without that projection, because a head follows. Where its model turns out to have none, `width` says so
+    (or `ready`), and a head follows as well.
     """
 
     takes: ClassVar[str]
     """Kind of input: ``image`` (pictures), ``audio`` (sounds), ``text`` (strings) or ``vector`` (numbers). A modality
     may have any name."""
 
-    patchy: ClassVar[bool] = False
+    patchy: bool = False
     """Whether it has vectors of parts of its input (`patches`)."""
 
     named: ClassVar[bool] = False
@@ -54,6 +55,9 @@ class Backbone(nn.Module, ABC):
 
     width: int
     """Of the vectors that come out."""
+
+    ready: bool = True
+    """Of backbones that take ``dim``: whether vectors that are as wide as the shared space need no head."""
 
     def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
         """Weights that the library has for this model, from its own place or hub; of backbones that are `named`.
@@ -179,7 +183,8 @@ class TowerSpec(Part):
         head = self.head.build() if self.head is not None else Linear()
         if self.gradient_checkpointing:
             backbone.recompute_()
-        return Tower(backbone, None if own else head.between(backbone.width, dim), self.policy.build())
+        done = own and backbone.ready and backbone.width == dim
+        return Tower(backbone, None if done else head.between(backbone.width, dim), self.policy.build())
 
 
 TOWERS: Registry[Backbone] = Registry("tower", TowerSpec)
