@@ -45,7 +45,7 @@ class Fit:
         if self.resize == "shortest" and long > LONG * short:  # or 1 x 5,000 pixels would become 224 x 1,120,000
             along = 0 if pixels.shape[0] == long else 1
             pixels = pixels.narrow(along, (long - LONG * short) // 2, LONG * short)
-            height, width = self._resized(*pixels.shape[:2], side)
+            height, width = self._resized(pixels.shape[0], pixels.shape[1], side)
         whole = torch.empty(height, width, 3, dtype=torch.uint8)
         resize(pixels, whole, self.interpolation)
         self._place(whole, out)

@@ -23,7 +23,10 @@ SIXTEEN = {"PNG", "PPM", None}  # formats of whose pixels Pillow may keep 16 bit
 SCALED_COLOURS = {"RGB", "YCbCr", "Gray"}
 _scratch = threading.local()
 Interpolation = Literal["bicubic", "bilinear"]
-_RESIZES = {"bicubic": torch.ops.aten._upsample_bicubic2d_aa.out, "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out}
+_RESIZES = {
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+}
 
 
 class Box(NamedTuple):
