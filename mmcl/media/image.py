@@ -83,7 +83,7 @@ class Picture:
             pixels: (height, width, 3).
         """
         picture = cls.__new__(cls)
-        picture._data, picture._pixels, picture._jpeg = b"", pixels, False
+        picture._data, picture._pixels, picture._jpeg = b"", np.require(pixels, requirements=["C", "W"]), False
         picture.height, picture.width = pixels.shape[:2]
         return picture
 

@@ -129,7 +129,8 @@ class TransformersImage(ImageBackbone):
         """Keep no activations within blocks."""
         if not self.model.supports_gradient_checkpointing:
             raise MmclError(f"gradient_checkpointing: transformers cannot compute a {self.kind}'s activations again.")
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
 
     def forward(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """Vectors of pictures."""

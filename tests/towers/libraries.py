@@ -113,13 +113,12 @@ def of_open_clip(kind: str, folder: Path) -> Library:
     return Library(spec, loaded, embed, prepare, said["mean"], said["std"], config["embed_dim"])
 
 
-def of_timm(name: str, **more: Any) -> Library:
-    model = stirred(timm.create_model(name, num_classes=0, **more))
-    config = resolve_model_data_config(model)
-    if "img_size" in more:
-        config["input_size"] = (3, more["img_size"], more["img_size"])
-    names = {"img_size": "image_size", "global_pool": "pool"}
-    spec = {"name": "timm_image", "model": name, **{names[key]: value for key, value in more.items()}}
+def of_timm(name: str, size: int, **more: Any) -> Library:
+    sized = {"img_size": size} if "vit" in name else {}
+    model = stirred(timm.create_model(name, num_classes=0, **sized, **more))
+    config = {**resolve_model_data_config(model), "input_size": (3, size, size)}
+    pool = {"pool": more["global_pool"]} if more else {}
+    spec = {"name": "timm_image", "model": name, "image_size": size, **pool}
     return Library(spec, model, model, create_transform(**config), config["mean"], config["std"], None)
 
 
