@@ -104,10 +104,21 @@ class TransformersImage(ImageBackbone):
         try:
             with quiet():
                 loaded, report = type(self.model).from_pretrained(
-                    self.name, revision=tag or "main", config=self._stored(), output_loading_info=True, **self._kind()
+                    self.name,
+                    revision=tag or "main",
+                    config=self._stored(),
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **self._kind(),
                 )
         except (OSError, ValueError, RuntimeError) as error:
             raise MmclError(f"weights of {self.name} cannot be had: {error}") from None
+        if report["mismatched_keys"]:
+            sizes = "; ".join(f"{key}: {tuple(a)}, here {tuple(b)}" for key, a, b in report["mismatched_keys"])
+            raise MmclError(
+                f"weights of {self.name} have other sizes ({sizes}). Where it is the projection, take dim as wide as the "
+                "model's own, or a head."
+            )
         return self._resized(self._reported(loaded, report, {}))
 
     def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,7 +217,8 @@ class TransformersImage(ImageBackbone):
         """What came from the weights and only that; what did not fit keeps its shape, what is not for us its name."""
         own = {key: t for key, t in loaded.state_dict().items() if key not in report["missing_keys"]}
         for key, *_ in report["mismatched_keys"]:
-            own[key] = next((t for name, t in state.items() if name.endswith(key)), own[key])
+            del own[key]
+            own |= {key: t for name, t in state.items() if name.endswith(key)}
         others = {key: t for key, t in state.items() if key in report["unexpected_keys"]}
         return {**others, **{f"model.{key}": t for key, t in own.items()}}
 

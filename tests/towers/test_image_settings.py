@@ -107,15 +107,17 @@ def test_positions_are_resized_as_the_library_does_it(kind: str, folders: dict[s
     found = tower.pretrained(None)
     tower.load_state_dict(found)
     rows = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
-    kinds = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel", "vit": "ViTModel"}
-    library = getattr(transformers, kinds[kind]).from_pretrained(folders[kind]["model"]).eval()
+    kinds = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipVisionModel, "vit": transformers.ViTModel}
+    library = kinds[kind].from_pretrained(folders[kind]["model"]).eval()
+    given = {"pixel_values": tower.normalize(rows), "interpolate_pos_encoding": True}
     with torch.no_grad():
-        seen = library(pixel_values=tower.normalize(rows), interpolate_pos_encoding=True)
+        seen = library.get_image_features(**given) if kind == "clip" else library(**given)
         ours = tower(rows)
-    theirs = (
-        seen.image_embeds if kind == "clip" else seen.last_hidden_state[:, 0] if kind == "vit" else seen.pooler_output
-    )
+    theirs = seen.last_hidden_state[:, 0] if kind == "vit" else seen.pooler_output
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    if kind == "clip":
+        with pytest.raises(MmclError, match=r"visual_projection.weight: \(24, 32\), here \(8, 32\).*take dim"):
+            backbone(folders[kind], 8).pretrained(None)
 
 
 def test_positions_of_open_clip_and_timm_are_resized(folders: dict[str, dict[str, Any]]) -> None:
