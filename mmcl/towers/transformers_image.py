@@ -116,8 +116,8 @@ class TransformersImage(ImageBackbone):
         if report["mismatched_keys"]:
             sizes = "; ".join(f"{key}: {tuple(a)}, here {tuple(b)}" for key, a, b in report["mismatched_keys"])
             raise MmclError(
-                f"weights of {self.name} have other sizes ({sizes}). Where it is the projection, take dim as wide as the "
-                "model's own, or a head."
+                f"weights of {self.name} have other sizes ({sizes}). Where it is the projection, take the model's "
+                "own width as dim, or a head."
             )
         return self._resized(self._reported(loaded, report, {}))
 
@@ -218,7 +218,7 @@ class TransformersImage(ImageBackbone):
         own = {key: t for key, t in loaded.state_dict().items() if key not in report["missing_keys"]}
         for key, *_ in report["mismatched_keys"]:
             del own[key]
-            own |= {key: t for name, t in state.items() if name.endswith(key)}
+            own.update((key, t) for name, t in state.items() if name.endswith(key))
         others = {key: t for key, t in state.items() if key in report["unexpected_keys"]}
         return {**others, **{f"model.{key}": t for key, t in own.items()}}
 

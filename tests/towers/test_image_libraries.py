@@ -24,13 +24,20 @@ TIMM: dict[str, dict[str, Any]] = {
     "mobilenetv3_small_050": {"size": 64},
 }
 CASES = [*(f"open_clip {k}" for k in OPEN_CLIP), *(f"timm {k}" for k in TIMM), *(f"transformers {k}" for k in MODELS)]
-FEW = ("open_clip vit", "open_clip mobile", "timm test_vit", "transformers clip", "transformers dinov2")
+FEW = ("open_clip vit", "timm test_vit", "transformers clip")
+EQUAL = (
+    *FEW,
+    "open_clip resnet",
+    "open_clip siglip",
+    "timm test_convnext",
+    *(f"transformers {kind}" for kind in MODELS),
+)
 
 
-def some(*without: str) -> list[Any]:
+def some(*without: str, few: tuple[str, ...] = FEW) -> list[Any]:
     """All cases, of which the default suite runs a few."""
-    slow = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in (*FEW, *without)]
-    return [*(case for case in FEW if case not in without), *slow]
+    slow = {case: pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in few}
+    return [slow.get(case, case) for case in CASES if case not in without]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,7 @@ def _rows(tower: Tower, pictures: tuple[np.ndarray, ...]) -> torch.Tensor:
     return rows
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", some(few=EQUAL))
 def test_vectors_are_the_librarys_own(case: str, library: Callable[[str], Library]) -> None:
     lib = library(case)
     tower = like(lib)
