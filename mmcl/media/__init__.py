@@ -1,6 +1,7 @@
 """Encoded pictures and sounds: opened by their headers, decoded as far as they are used."""
 
 from mmcl.media.audio import Sound
+from mmcl.media.fit import Fit
 from mmcl.media.image import Box, Picture
 from mmcl.media.logmel import MELS, LogMel, Mel, MelPart
 from mmcl.media.normalize import Normalize
@@ -10,6 +11,7 @@ __all__ = [
     "MELS",
     "AudioTransform",
     "Box",
+    "Fit",
     "ImageTransform",
     "LogMel",
     "Mel",

@@ -3,7 +3,7 @@
 import io
 import re
 import threading
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -22,7 +22,11 @@ SPARE = 1.2  # a box decoded at a smaller scale is still as many times larger th
 SIXTEEN = {"PNG", "PPM", None}  # formats of whose pixels Pillow may keep 16 bits in 32
 SCALED_COLOURS = {"RGB", "YCbCr", "Gray"}
 _scratch = threading.local()
-_bicubic = torch.ops.aten._upsample_bicubic2d_aa.out
+Interpolation = Literal["bicubic", "bilinear"]
+_RESIZES = {
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+}
 
 
 class Box(NamedTuple):
@@ -79,7 +83,7 @@ class Picture:
             pixels: (height, width, 3).
         """
         picture = cls.__new__(cls)
-        picture._data, picture._pixels, picture._jpeg = b"", pixels, False
+        picture._data, picture._pixels, picture._jpeg = b"", np.require(pixels, requirements=["C", "W"]), False
         picture.height, picture.width = pixels.shape[:2]
         return picture
 
@@ -120,10 +124,16 @@ class Picture:
         top, left = min(box.top // scale, rows - h), min(box.left // scale, columns - w)
         return Box(top * scale, left * scale, h * scale, w * scale)
 
-    def resized(self, box: Box, out: UInt8[Tensor, "height width 3"], exact: bool = True) -> None:
+    def resized(
+        self,
+        box: Box,
+        out: UInt8[Tensor, "height width 3"],
+        exact: bool = True,
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
         """Write a part of the picture, resized, into ``out``.
 
-        Bicubic with antialiasing, in uint8: within one grey level of Pillow's. Not exact: a JPEG whose box stays 1.2
+        With antialiasing, in uint8: within one grey level of Pillow's. Not exact: a JPEG whose box stays 1.2
         times as large as ``out`` may be decoded at 1/2, 1/4 or 1/8 of its size, if the box is `aligned`, and its
         colours at half the resolution are not interpolated; on photographs the mean difference to Pillow's pixels is
         below 2 of 255.
@@ -132,6 +142,7 @@ class Picture:
             box: the part.
             out: where to; its shape is the size.
             exact: decode at full size, with interpolated colours.
+            interpolation: how it is resized.
 
         Raises:
             BadSampleError: the bytes cannot be decoded.
@@ -149,7 +160,7 @@ class Picture:
         if (h, w) == (height, width):
             out.copy_(part)
         else:
-            resize(part, out)
+            resize(part, out, interpolation)
 
     def _scale(self, box: Box, height: int, width: int) -> int:
         shrinking = self._shrinking(box, height, width)
@@ -190,9 +201,14 @@ def _memory(need: int) -> NDArray[np.uint8]:
     return _scratch.memory
 
 
-def resize(part: UInt8[Tensor, "from_height from_width 3"], out: UInt8[Tensor, "height width 3"]) -> None:
-    """Bicubic, antialiased, in uint8, without a copy in another layout (which is why the operator is called itself)."""
-    _bicubic(part.permute(2, 0, 1)[None], list(out.shape[:2]), False, None, None, out=out.permute(2, 0, 1)[None])
+def resize(
+    part: UInt8[Tensor, "from_height from_width 3"],
+    out: UInt8[Tensor, "height width 3"],
+    interpolation: Interpolation = "bicubic",
+) -> None:
+    """Antialiased, in uint8, without a copy in another layout (which is why the operator is called itself)."""
+    operator = _RESIZES[interpolation]
+    operator(part.permute(2, 0, 1)[None], list(out.shape[:2]), False, None, None, out=out.permute(2, 0, 1)[None])
 
 
 def _open(data: bytes) -> Image.Image:

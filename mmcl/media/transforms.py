@@ -13,13 +13,14 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.media.audio import Sound
-from mmcl.media.image import Box, Picture, resize
+from mmcl.media.fit import Fit
+from mmcl.media.image import Box, Picture
 from mmcl.media.memory import Memory
 from mmcl.types import Draw, Transform
 
-LONG = 8  # a picture whose sides differ by more than this factor is cut to it before it is resized
 Crop = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
 CROPS = {"random": 0.0, "start": 0.0, "middle": 0.5}  # where the stretch begins, as a share of what is left out
+DEFAULT = Fit()
 Short = Literal["pad", "repeat", "repeat_pad", "mask"]
 
 
@@ -27,21 +28,25 @@ class ImageTransform(Transform):
     """A picture of any size to a square.
 
     In training (``crop``) a box is drawn and resized to the square, as torchvision's RandomResizedCrop does; otherwise
-    the shorter side is resized and the middle cut out, as open_clip does for evaluation.
+    the whole picture is fitted into it: unless told (``fit``) the shorter side is resized and the middle cut out, as
+    open_clip does for evaluation.
 
     Args:
         size: side of the square, in pixels.
-        crop: smallest and largest share of the area that a box covers; None cuts out the middle.
+        crop: smallest and largest share of the area that a box covers; None shows the whole picture, as it is fitted.
         shift: the square is moved by up to this share of its side, in whole pixels; its edge fills the gap.
         exact: decode as in evaluation also in training. Otherwise a JPEG whose box stays 1.2 times as large as the
             square is decoded at 1/2, 1/4 or 1/8 of its size, for which the box moves by less than that many pixels, and
             without interpolating its colours.
+        fit: how a whole picture becomes the square, and how boxes are interpolated.
 
     Raises:
         MmclError: a size, a share or a shift that no picture can have.
     """
 
-    def __init__(self, size: int, crop: Crop | None = None, shift: float = 0.0, exact: bool = False) -> None:
+    def __init__(
+        self, size: int, crop: Crop | None = None, shift: float = 0.0, exact: bool = False, fit: Fit = DEFAULT
+    ) -> None:
         shares = [1.0, 1.0] if crop is None else list(crop) if isinstance(crop, Sequence) else []
         fits = len(shares) == 2 and 0 < shares[0] <= shares[1] <= 1
         if not isinstance(size, int) or size < 1 or not 0 <= shift <= 1 or not fits:
@@ -49,7 +54,7 @@ class ImageTransform(Transform):
                 "ImageTransform: size must be 1 or more, crop two shares of the area (0 < least <= most <= 1) or None, "
                 f"and shift from 0 to 1; got size={size}, crop={crop}, shift={shift}."
             )
-        self.size, self.shift, self.exact = size, shift, exact
+        self.size, self.shift, self.exact, self.fit = size, shift, exact, fit
         self.crop: Crop | None = None if shares == [1.0, 1.0] else (shares[0], shares[1])
         self.draws = bool(self.crop or shift)
         self._memory = Memory()
@@ -66,9 +71,9 @@ class ImageTransform(Transform):
             box = draw_box(value.height, value.width, self.crop, rng)
             if not self.exact:
                 box = value.aligned(box, self.size, self.size)
-            value.resized(box, square, exact=self.exact)
+            value.resized(box, square, exact=self.exact, interpolation=self.fit.interpolation)
         else:
-            middle(value, square)
+            self.fit(value, square)
         if rng is not None and self.shift:
             move(square, self.shift, rng)
 
@@ -160,25 +165,6 @@ def draw_box(height: int, width: int, area: tuple[float, float], rng: np.random.
             return Box(int(down * (height - h + 1)), int(right * (width - w + 1)), h, w)
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))  # the middle, as long as is allowed
     return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
-def middle(picture: Picture, out: UInt8[Tensor, "size size 3"]) -> None:
-    """Shorter side to the square's, then the middle: the numbers of torchvision's Resize and CenterCrop."""
-    size, short, long = out.shape[0], *sorted((picture.height, picture.width))
-    if short == long:
-        return picture.resized(Box(0, 0, short, long), out)
-    pixels = torch.from_numpy(picture.view())
-    if long > LONG * short:  # or a line of 1 x 5,000 pixels would become one of 224 x 1,120,000
-        cut = (long - LONG * short) // 2
-        along = 0 if picture.height == long else 1
-        pixels, long = pixels.narrow(along, cut, LONG * short), LONG * short
-    longer = int(size * long / short)
-    height, width = (longer, size) if pixels.shape[0] == long else (size, longer)
-    whole = torch.empty(height, width, 3, dtype=torch.uint8)
-    resize(pixels, whole)
-    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
-    out.copy_(whole[top : top + size, left : left + size])
-    return None
 
 
 def move(square: UInt8[Tensor, "size size 3"], share: float, rng: np.random.Generator) -> None:

@@ -39,14 +39,15 @@ class Backbone(nn.Module, ABC):
     """An encoder of one family: from a batch of one modality to one vector a row. A family a file.
 
     A backbone with a projection of its own takes ``dim`` after ``*``: the width that it is asked for, or None for its
-    vectors without that projection, because a head follows.
+    vectors without that projection, because a head follows. Where its model turns out to have none, `projects` says
+    so, and a head follows as well.
     """
 
     takes: ClassVar[str]
     """Kind of input: ``image`` (pictures), ``audio`` (sounds), ``text`` (strings) or ``vector`` (numbers). A modality
     may have any name."""
 
-    patchy: ClassVar[bool] = False
+    patchy: bool = False
     """Whether it has vectors of parts of its input (`patches`)."""
 
     named: ClassVar[bool] = False

@@ -11,18 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.media import ImageTransform, Normalize
 from mmcl.towers.activations import ACTIVATIONS, Activation
-from mmcl.towers.base import TOWERS, Backbone
-
-Count = Annotated[int, Field(ge=1)]
-Colour = tuple[float, float, float]
-CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
+from mmcl.towers.base import TOWERS
+from mmcl.towers.pictures import CLIP_MEAN, CLIP_STD, Colour, Count, ImageBackbone, Preprocessing, Share
 
 
 @TOWERS.register("vit")
-class Vit(Backbone):
+class Vit(ImageBackbone):
     """A vision transformer of open_clip's own class.
 
     Use when: images; small widths for small data, ``ViT-B-32`` is width 768, 12 layers, 12 heads, patch 32.
@@ -37,7 +32,8 @@ class Vit(Backbone):
         layers: number of blocks.
         heads: of attention; divide the width.
         mlp_ratio: hidden width of a block's MLP, over the width.
-        pool: class token (``tok``) or mean over the patches (``avg``).
+        pool: class token (``tok``), mean over the patches (``avg``), or a learned query that looks at all of them
+            (``attention``, as in CoCa; there are no `patches` then).
         ln_pre: normalise before the first block, as CLIP does.
         activation: of the MLPs.
         patch_dropout: share of the patches that is left out in training, in [0, 1).
@@ -54,9 +50,6 @@ class Vit(Backbone):
         https://arxiv.org/abs/2103.00020
     """
 
-    takes = "image"
-    patchy = True
-
     def __init__(
         self,
         image_size: Count = 224,
@@ -65,25 +58,22 @@ class Vit(Backbone):
         layers: Count = 12,
         heads: Count = 12,
         mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
-        pool: Literal["tok", "avg"] = "tok",
+        pool: Literal["tok", "avg", "attention"] = "tok",
         ln_pre: bool = True,
         activation: Activation = "gelu",
-        patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        patch_dropout: Share = 0.0,
         crop: tuple[float, float] = (0.9, 1.0),
-        shift: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        shift: Share = 0.0,
         exact_decode: bool = False,
         mean: Colour = CLIP_MEAN,
         std: Colour = CLIP_STD,
         *,
         dim: int | None,
     ) -> None:
-        super().__init__()
+        super().__init__(Preprocessing(image_size, mean, std), crop, shift, exact_decode)
         if image_size % patch_size:
             raise MmclError(f"image_size {image_size} is no multiple of patch_size {patch_size}.")
-        if not 0 < crop[0] <= crop[1] <= 1:
-            raise MmclError(f"crop {list(crop)} is no pair of shares from 0 to 1, the smaller one first.")
-        self.image_size, self.crop, self.shift, self.exact_decode = image_size, crop, shift, exact_decode
-        self.patch_dropout = patch_dropout
+        self.drops, self.patchy = bool(patch_dropout), pool != "attention"
         self.transformer = VisionTransformer(
             image_size=image_size,
             patch_size=patch_size,
@@ -91,7 +81,10 @@ class Vit(Backbone):
             layers=layers,
             heads=heads,
             mlp_ratio=mlp_ratio,
-            pool_type=pool,
+            pool_type="tok" if pool == "attention" else pool,
+            attentional_pool=pool == "attention",
+            attn_pooler_queries=1,
+            attn_pooler_heads=heads,
             no_ln_pre=not ln_pre,
             act_layer=ACTIVATIONS[activation],
             patch_dropout=patch_dropout,
@@ -101,23 +94,6 @@ class Vit(Backbone):
         if dim is None:
             self.transformer.proj = None
         self.width = dim or width
-        self.normalize = Normalize(mean, std)
-
-    @property
-    def varies(self) -> bool:
-        """Whether anything is drawn in training."""
-        return self.draws or bool(self.patch_dropout)
-
-    @property
-    def draws(self) -> bool:
-        """Whether the transform draws."""
-        return tuple(self.crop) != (1, 1) or bool(self.shift)
-
-    def transform(self, train: bool) -> ImageTransform:
-        """Crop and resize."""
-        if train:
-            return ImageTransform(self.image_size, crop=self.crop, shift=self.shift, exact=self.exact_decode)
-        return ImageTransform(self.image_size)
 
     def forward(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """Vectors of pictures."""
