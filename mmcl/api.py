@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmcl.errors import MmclError
+from mmcl.exports import export
 from mmcl.losses import SCORES, Objective, Score, check_objective
 from mmcl.model import Encoder
 from mmcl.registry import explain
@@ -15,7 +16,7 @@ from mmcl.runs import load
 from mmcl.tasks import load_task
 from mmcl.workflow import Measurement, train
 
-__all__ = ["evaluate", "load", "objective", "score", "train"]
+__all__ = ["evaluate", "export", "load", "objective", "score", "train"]
 
 
 def objective(terms: Any, dim: int | None = None) -> Objective:

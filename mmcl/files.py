@@ -43,7 +43,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        for file in partial.iterdir():
+        for file in partial.rglob("*"):
             sync(file)
         sync(partial)
         if path.exists():

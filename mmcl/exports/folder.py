@@ -1,0 +1,133 @@
+"""The folder of an export: whole or not there, with a manifest and a card."""
+
+import hashlib
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmcl.embed import weights_digest
+from mmcl.errors import MmclError, did_you_mean
+from mmcl.exports import safetensors
+from mmcl.exports.base import Format, Source
+from mmcl.exports.card import write_card
+from mmcl.files import replacing_folder, write_json
+from mmcl.model import Encoder, MultiTower
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+FORMATS: dict[str, Format] = {
+    "safetensors": Format("mmcl itself, any towers", safetensors.write, safetensors.opened),
+}
+
+
+def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
+    """Hand a run on as a folder that other libraries open, with a model card.
+
+    Args:
+        run: a run folder.
+        format: ``open_clip``, ``transformers``, ``sentence_transformers``, ``safetensors`` (mmcl) or ``onnx``.
+        out: folder to make; an export that lies there already is replaced.
+
+    Returns:
+        The manifest, which is also ``out/manifest.json``: format, digest of the weights, modalities, files.
+
+    Raises:
+        MmclError: this is no run, the format cannot express its towers, or the folder holds something else.
+    """
+    out = Path(out)
+    if format not in FORMATS:
+        raise MmclError(f"no format is called {format!r}{did_you_mean(format, FORMATS)} Known: {', '.join(FORMATS)}.")
+    _check_free(out)
+    source = Source(run)
+    with replacing_folder(out) as folder:
+        try:
+            written = FORMATS[format].write(source, folder)
+        except MmclError as error:
+            raise MmclError(f"{run} cannot be exported as {format}: {error}") from None
+        shutil.copyfile(source.run.path / "recipe.yaml", folder / "recipe.yaml")
+        if (source.run.path / "assets").is_dir():
+            shutil.copytree(source.run.path / "assets", folder / "assets", dirs_exist_ok=True)
+        write_card(source, format, written, folder)
+        model = source.encoder.model
+        towers = MultiTower({m: model.tower(m) for m in written.modalities}, model.dim)
+        manifest = {
+            "format": FORMAT,
+            "kind": format,
+            "model": weights_digest(Encoder(towers)),
+            "modalities": list(written.modalities),
+            "takes": {m: source.encoder.takes(m) for m in written.modalities},
+            "dim": model.dim,
+            "run": source.run.path.resolve().name,
+            "mmcl": version("mmcl"),
+            "files": {name: _sum(folder / name) for name in _files(folder)},
+        }
+        write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether a folder is an export of mmcl's."""
+    return _manifest(Path(path)) is not None
+
+
+def open_export(path: str | Path, device: str | torch.device | None = None) -> Encoder:
+    """The encoder of an export of any format.
+
+    Args:
+        path: the folder.
+        device: where to compute; a GPU if there is one, unless told.
+
+    Raises:
+        MmclError: this is no export, it is of a later version of mmcl, or its files are not those that were written.
+    """
+    folder = Path(path)
+    manifest = _manifest(folder)
+    if manifest is None:
+        raise MmclError(f"{path} is no export: mmcl export RUN --format FORMAT --out DIR makes one.")
+    if manifest["format"] > FORMAT or manifest["kind"] not in FORMATS:
+        raise MmclError(f"{path} was exported by mmcl {manifest['mmcl']}, as what this one does not know; update mmcl.")
+    for name, expected in manifest["files"].items():
+        if not (folder / name).is_file() or _sum(folder / name) != expected:
+            raise MmclError(f"{path}: {name} is not what was exported; export the run once more.")
+    encoder = FORMATS[manifest["kind"]].opened(folder, manifest)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return Encoder(encoder.model, torch.device(device or accelerator or "cpu"))
+
+
+def _check_free(out: Path) -> None:
+    """Refuse to replace anything but an export as it was written.
+
+    Raises:
+        MmclError: the folder holds something else.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise MmclError(f"out: {out} is a file; name a folder.")
+    manifest = _manifest(out)
+    own = {MANIFEST, *manifest["files"]} if manifest is not None else set()
+    other = [name for name in _files(out) if name not in own]
+    if other:
+        raise MmclError(f"out: {out} holds {other[0]}, which is of no export; choose another folder.")
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+    keys = {"format", "kind", "modalities", "files", "mmcl"}
+    return found if isinstance(found, dict) and keys <= found.keys() else None
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

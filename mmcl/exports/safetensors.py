@@ -1,0 +1,28 @@
+"""A run without its training: the recipe, the files that it names, and all towers' weights."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from mmcl.exports.base import Source, Written, built
+from mmcl.model import Encoder
+
+WEIGHTS = "model.safetensors"
+
+
+def write(source: Source, folder: Path) -> Written:
+    """Any towers."""
+    states = {f"{m}.{name}": t.contiguous() for m in source.modalities for name, t in source.state(m).items()}
+    save_file(states, folder / WEIGHTS)
+    return Written(source.modalities)
+
+
+def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
+    """The same towers."""
+    tensors = load_file(folder / WEIGHTS)
+    states = {
+        m: {name.removeprefix(f"{m}."): t for name, t in tensors.items() if name.startswith(f"{m}.")}
+        for m in manifest["modalities"]
+    }
+    return built(folder, manifest["modalities"], states)
