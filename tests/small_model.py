@@ -17,7 +17,7 @@ DIM, RATE = 16, 8000
 
 
 class Loudness(Backbone):
-    """Sounds of half a second, as the spectrum's sizes over a few windows."""
+    """Sounds of half a second, by how their spectrum differs from a flat one."""
 
     takes = "audio"
 
@@ -32,7 +32,8 @@ class Loudness(Backbone):
     def forward(self, rows: Tensor) -> Tensor:
         window = torch.hann_window(128, device=rows.device)
         sizes = torch.stft(rows, 128, window=window, return_complex=True).abs()
-        return self.layer(sizes.mean(-1))
+        levels = sizes.mean(-1)
+        return self.layer((levels - levels.mean(1, keepdim=True)) / levels.std(1, keepdim=True))
 
 
 def towers(folder: Path, causal: bool = True) -> dict[str, Tower]:
@@ -58,9 +59,10 @@ def encoder(folder: Path, **more: Any) -> Encoder:
 
 
 def pictures(count: int) -> list[Image.Image]:
-    """Noise of several sizes."""
+    """Noise of several sizes and colours."""
     rng = np.random.default_rng(1)
-    return [Image.fromarray(rng.integers(0, 256, (40 + i, 30 + 2 * i, 3), dtype=np.uint8)) for i in range(count)]
+    noise = [rng.random((40 + i, 30 + 2 * i, 3)) * rng.random(3) for i in range(count)]
+    return [Image.fromarray((255 * pixels).astype(np.uint8)) for pixels in noise]
 
 
 def texts(count: int) -> list[str]:

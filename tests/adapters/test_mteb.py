@@ -122,7 +122,8 @@ def test_zero_shot_is_the_nearest_label(
     from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 
     kind, nearest = KIND[modality], (vectors[modality] @ vectors["caption"].T).argmax(1)
-    labels = [(int(own) + i % 2) % COUNT for i, own in enumerate(nearest)]  # every second one is right
+    assert len(nearest.unique()) > 2
+    labels = [(int(own) + i % 3) % COUNT for i, own in enumerate(nearest)]  # every third one is right
 
     class Labels(AbsTaskZeroShotClassification):
         metadata = metadata("ZeroShotClassification", f"Labels{kind}", [kind, "text"], f"{kind[0]}2t", "accuracy")
@@ -135,7 +136,7 @@ def test_zero_shot_is_the_nearest_label(
         def get_candidate_labels(self) -> list[str]:
             return values["caption"]
 
-    assert scores(model, Labels())["accuracy"] == pytest.approx(0.5)
+    assert scores(model, Labels())["accuracy"] == pytest.approx(1 / 3)
 
 
 def test_similarity_of_texts_is_the_cosine(
