@@ -55,7 +55,11 @@ def towers(folder: Path, causal: bool = True) -> dict[str, Tower]:
 def encoder(folder: Path, **more: Any) -> Encoder:
     """The model."""
     torch.manual_seed(0)
-    return Encoder(MultiTower(towers(folder, **more), DIM).eval(), torch.device("cpu"), batch_size=5)
+    model = MultiTower(towers(folder, **more), DIM).eval()
+    for weight in model.parameters():
+        if weight.ndim > 1:  # large enough that the vectors of different inputs lie far apart
+            nn.init.normal_(weight, std=0.3)
+    return Encoder(model, torch.device("cpu"), batch_size=5)
 
 
 def pictures(count: int) -> list[Image.Image]:
