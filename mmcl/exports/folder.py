@@ -11,7 +11,7 @@ import torch
 
 from mmcl.embed import weights_digest
 from mmcl.errors import MmclError, did_you_mean
-from mmcl.exports import safetensors
+from mmcl.exports import onnx, safetensors
 from mmcl.exports.base import Format, Source
 from mmcl.exports.card import write_card
 from mmcl.files import replacing_folder, write_json
@@ -21,6 +21,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 FORMATS: dict[str, Format] = {
     "safetensors": Format("mmcl itself, any towers", safetensors.write, safetensors.opened),
+    "onnx": Format("runtimes without torch, any towers that can be traced: a graph a tower", onnx.write, onnx.opened),
 }
 
 
