@@ -18,7 +18,8 @@ from mmcl.losses import ObjectiveSpec
 from mmcl.optimizers import OptimizerPart, SchedulePart
 from mmcl.overrides import override, put
 from mmcl.registry import Part, Spec, Told, explain, refused
-from mmcl.towers import Asset, TowerPart
+from mmcl.towers import Asset, ModelFolder, TowerPart
+from mmcl.towers.weights import PRETRAINED, RANDOM, WeightsSpec
 from mmcl.types import modality_of
 
 Count = Annotated[int, Field(ge=1)]
@@ -266,7 +267,8 @@ class Recipe(Spec):
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a file, one that ships with mmcl, or that of a run.
 
-    A file that the recipe names is looked for beside the recipe first, then in the working directory.
+    A file, a folder or weights that the recipe names are looked for beside the recipe first, then in the working
+    directory.
 
     Args:
         name: a path to a YAML file, a name as `mmcl recipes` lists it, or a run folder.
@@ -285,9 +287,16 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise MmclError(f"{name}: a recipe is a mapping of keys to values; this file holds {type(content).__name__}.")
     for said in overrides:
         override(content, said)
-    for keys, file in assets(check(Recipe, content, str(name))):
-        if not file.is_absolute() and (path.parent / file).is_file():
-            put(content, keys, str(path.parent / file))
+    recipe = check(Recipe, content, str(name))
+    beside = path.parent
+    for keys, said in (*assets(recipe), *model_folders(recipe)):
+        if not Path(said).is_absolute() and (beside / said).exists():
+            put(content, keys, str(beside / said))
+    for modality, weights in weights_of(recipe).items():
+        if weights.source not in (RANDOM, PRETRAINED) and (beside / weights.source).exists():
+            put(
+                content, ("towers", modality, "weights"), {**weights.model_dump(), "from": str(beside / weights.source)}
+            )
     return check(Recipe, content, str(name))
 
 
@@ -326,17 +335,32 @@ def dump_yaml(content: Any) -> str:
     return out.getvalue()
 
 
-def assets(part: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Path]]:
+def assets(recipe: Any) -> list[tuple[tuple[str, ...], Path]]:
     """Where in a recipe files are named that a run cannot do without: (path of keys, file)."""
-    found: list[tuple[tuple[str, ...], Path]] = []
+    return _marked(recipe, Asset)
+
+
+def model_folders(recipe: Any) -> list[tuple[tuple[str, ...], str]]:
+    """Where in a recipe models of transformers are named: (path of keys, folder or name on the hub)."""
+    return _marked(recipe, ModelFolder)
+
+
+def weights_of(recipe: Recipe) -> dict[str, WeightsSpec]:
+    """What a recipe says of its towers' weights, by modality; those of which it says nothing are left out."""
+    return {modality: part.weights for modality, part in recipe.towers.items() if part.weights is not None}
+
+
+def _marked(part: Any, mark: type, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Arguments whose types are marked so: (path of keys, value)."""
+    found: list[tuple[tuple[str, ...], Any]] = []
     if isinstance(part, Mapping):
         for key, value in part.items():
-            found += assets(value, (*path, str(key)))
+            found += _marked(value, mark, (*path, str(key)))
     elif isinstance(part, Spec):
         for key, field in type(part).model_fields.items():
             value = getattr(part, key)
-            if any(isinstance(mark, Asset) for mark in field.metadata):
+            if any(isinstance(one, mark) for one in field.metadata):
                 found.append(((*path, key), value))
             elif isinstance(value, Mapping | Part | Spec):
-                found += assets(value, (*path, key))
+                found += _marked(value, mark, (*path, key))
     return found

@@ -70,8 +70,8 @@ def _words(cls: type[BaseModel], error: Mapping[str, Any]) -> str:
     """An error in words that know nothing of pydantic, and that name the nearest key where a key is not known."""
     kind, loc, message = error["type"], error["loc"], error["msg"]
     if kind == "extra_forbidden" and len(loc) == 1:
-        hint = did_you_mean(loc[0], cls.model_fields)
-        return f"there is no such key{hint} Known: {', '.join(cls.model_fields)}."
+        known = [field.alias or key for key, field in cls.model_fields.items()]
+        return f"there is no such key{did_you_mean(loc[0], known)} Known: {', '.join(known)}."
     if kind == "missing":
         return "this key is needed" if isinstance(loc[-1], str) else "one more is needed"
     if kind in ("model_type", "dict_type") and message.startswith("Input should be"):

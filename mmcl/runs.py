@@ -1,7 +1,8 @@
 """Run folders: what a run leaves behind, and how it is opened again.
 
 recipe.yaml        fully resolved; files that it names are copied to assets/
-environment.json   versions of the packages, the git commit, the machine
+environment.json   versions of the packages, the git commit, the machine, sizes of the towers
+weights.json       what the towers began with: from where, and which tensors
 metrics.jsonl      a row every few steps
 bad_samples.jsonl  what could not be used
 results.json       the tasks' numbers at the end
@@ -9,6 +10,7 @@ report.html        the same, to look at
 checkpoints/
 """
 
+import contextlib
 import json
 import platform
 import shutil
@@ -23,11 +25,15 @@ from typing import Any
 import filelock
 import torch
 
-from mmcl import checkpoints
 from mmcl.errors import MmclError
+from mmcl.files import write_json
 from mmcl.model import Encoder, MultiTower
 from mmcl.overrides import put
-from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe
+from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, model_folders
+from mmcl.towers import Tower
+from mmcl.towers.model_folder import description
+from mmcl.towers.tensor_files import read_run
+from mmcl.towers.weights import PRETRAINED, RANDOM
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
 RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on
@@ -130,25 +136,54 @@ def holding(run: Run, seconds: float = 0) -> Iterator[None]:
         yield
 
 
-def create(run: Run, recipe: Recipe) -> None:
-    """Make the folder of a run: its recipe, the files that the recipe names, and what it runs on."""
+def create(run: Run, recipe: Recipe, model: MultiTower, begins: bool) -> None:
+    """Make the folder of a run: its recipe, the files that the recipe names, its weights' origin, and what it runs on.
+
+    Args:
+        run: the folder.
+        recipe: what is run.
+        model: its towers.
+        begins: whether it begins with the weights that the recipe names, not with a checkpoint's.
+    """
     run.path.mkdir(parents=True, exist_ok=True)
-    content = recipe.model_dump(mode="json")
+    content = _portable(recipe)
     for keys, file in assets(recipe):
         copy = Path("assets") / f"{'-'.join(keys[1:])}{file.suffix}"
         _copy(file, run.path / copy)
         put(content, keys, str(copy))
-    (run.path / "environment.json").write_text(json.dumps(_environment(), indent=1) + "\n")
+    for keys, name in model_folders(recipe):
+        copy = Path("assets") / "-".join(keys[1:])
+        _copy_folder(name, run.path / copy)
+        put(content, keys, str(copy))
+    (run.path / "environment.json").write_text(json.dumps(_environment(model), indent=1) + "\n")
+    if begins:
+        loaded = {m: model.tower(m).loaded for m in model.modalities}
+        write_json(run.path / "weights.json", {m: one.described() if one else RANDOM for m, one in loaded.items()})
     (run.path / "recipe.yaml").write_text(dump_yaml(content))
 
 
-def build_model(recipe: Recipe) -> MultiTower:
-    """The recipe's towers with random weights, drawn from its seed."""
+def beginnings(model: MultiTower) -> list[str]:
+    """What the towers begin with, where that is not only a matter of their sizes: a line each."""
+    towers = {m: model.tower(m) for m in model.modalities}
+    return [
+        f"towers.{m}: {tower.loaded or 'random weights, as the recipe says'}"
+        for m, tower in towers.items()
+        if tower.loaded is not None or tower.backbone.named
+    ]
+
+
+def build_model(recipe: Recipe, load: bool = True) -> MultiTower:
+    """The recipe's towers, with random weights drawn from its seed and those that it names.
+
+    Args:
+        recipe: what says them.
+        load: bring the weights that it names; otherwise all are random, because a checkpoint brings them.
+    """
     torch.manual_seed(recipe.seed)
     towers = {}
     for modality, part in recipe.towers.items():
         try:
-            towers[modality] = part.build(dim=recipe.dim)
+            towers[modality] = part.build(dim=recipe.dim, modality=modality, load=load)
         except (AssertionError, RuntimeError) as error:  # torch's own words for sizes that do not fit
             raise MmclError(f"towers.{modality}: {part.name} cannot be built: {error}") from None
     return MultiTower(towers, recipe.dim)
@@ -164,23 +199,18 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
     Raises:
         MmclError: this is no run folder, or it has no checkpoint.
     """
-    run = Run(Path(path))
-    recipe = run.recipe()
-    checkpoint = checkpoints.latest(run.checkpoints)
-    if checkpoint is None:
-        raise MmclError(f"{path} has no checkpoint yet. Train it on with: mmcl train {path} --resume")
+    recipe = Run(Path(path)).recipe()
+    weights = read_run(Path(path))
     with torch.random.fork_rng():  # the caller's own draws go on as they were
-        model = build_model(recipe)
-    weights, ema = checkpoint.tensors("weights"), recipe.training.ema
-    kind = "ema.module." if ema is not None and ema.evaluate else "model."
-    own = {k.removeprefix(kind): t for k, t in weights.items() if k.startswith(kind)}
-    if not own:
-        raise MmclError(
-            f"{path}: {checkpoint.path.name} has no averaged weights yet. Train it on with: mmcl train {path} --resume"
-        )
-    model.load_state_dict(own)
+        model = build_model(recipe, load=False)
+    model.load_state_dict(weights.state)
+    return Encoder(model.eval(), computing(device))
+
+
+def computing(device: str | torch.device | None) -> torch.device:
+    """Where a model computes that is opened: a GPU if there is one, unless told."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return Encoder(model.eval(), torch.device(device or accelerator or "cpu"))
+    return torch.device(device or accelerator or "cpu")
 
 
 def _came_to_nothing(run: Run) -> bool:
@@ -197,11 +227,55 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _copy_folder(name: str, target: Path) -> None:
+    """Keep what a model of transformers is made of again, without weights."""
+    files = description(name)
+    if target.exists() and not target.samefile(files[0].parent):  # of a run that came to nothing
+        shutil.rmtree(target)
+    for file in files:
+        _copy(file, target / file.name)
+
+
+def _portable(recipe: Recipe) -> dict[str, Any]:
+    """Content of a recipe whose models' folders may be replaced by copies without weights.
+
+    Where such a folder is also what the weights are from, the content says so.
+    """
+    content = recipe.model_dump(mode="json")
+    for keys, name in model_folders(recipe):
+        tower = content["towers"][keys[1]] if len(keys) == 3 else {}  # others are of a tokenizer
+        weights = tower.get("weights") or {"from": PRETRAINED, "partial": False, "prefix": None}
+        if tower and weights["from"] == PRETRAINED:
+            tower["weights"] = {**weights, "from": name}
+    return content
+
+
+def _content(recipe: Recipe) -> dict[str, Any]:
+    """Content of a recipe, with that of the files which it names."""
+    content = _portable(recipe)
+    for keys, file in assets(recipe):  # the run's own copy stands for the file that it was made of
+        put(content, keys, file.read_bytes() if file.is_file() else str(file))
+    for keys, name in model_folders(recipe):
+        with contextlib.suppress(MmclError):
+            put(content, keys, {path.name: path.read_bytes() for path in description(name)})
+    return content
+
+
+def _moved(one: Any, other: Any) -> bool:
+    """Whether weights of two recipes may be the same, of which one is no longer where it was."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return False
+    paths = [Path(said["from"]) for said in (one, other)]
+    alike = {**one, "from": paths[0].name} == {**other, "from": paths[1].name}
+    return alike and not all(path.exists() for path in paths)
+
+
 def _same(stored: Recipe, given: Recipe, path: Path) -> None:
-    before, now = (r.model_dump(mode="json") for r in (stored, given))
-    for recipe, content in ((stored, before), (given, now)):
-        for keys, file in assets(recipe):  # the run's own copy stands for the file that it was made of
-            put(content, keys, file.read_bytes() if file.is_file() else str(file))
+    before, now = _content(stored), _content(given)
+    for modality, tower in before["towers"].items():
+        other = now["towers"].get(modality, tower)
+        if _moved(tower["weights"], other["weights"]):
+            tower["weights"] = other["weights"]
     for key in ("workers", "cache", "max_bad"):
         before["data"][key] = now["data"][key]
     for one, other in zip(_sources(before), _sources(now), strict=False):
@@ -219,7 +293,7 @@ def _sources(content: dict[str, Any]) -> list[dict[str, Any]]:
     return train if isinstance(train, list) else [train]
 
 
-def _environment() -> dict[str, Any]:
+def _environment(model: MultiTower) -> dict[str, Any]:
     try:
         git = ["git", "rev-parse", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True, cwd=Path(__file__).parent, check=False).stdout
@@ -231,4 +305,11 @@ def _environment() -> dict[str, Any]:
         "git_commit": commit.strip() or None,
         "machine": platform.platform(),
         "processor": platform.processor() or platform.machine(),
+        "parameters": {m: _parameters(model.tower(m)) for m in model.modalities},
     }
+
+
+def _parameters(tower: Tower) -> dict[str, int]:
+    """How many there are, and how many of them ever learn."""
+    sizes = [(p.numel(), p.requires_grad) for p in tower.parameters()]
+    return {"all": sum(n for n, _ in sizes), "trained": sum(n for n, learns in sizes if learns)}

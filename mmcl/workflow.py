@@ -66,7 +66,7 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) ->
         if distributed.rank() == 0:
             run.path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(holding(run))
-            create(run, recipe)
+            create(run, recipe, trainer.model, trainer.begins)
             if anew:
                 run.bad_samples.unlink(missing_ok=True)
         distributed.barrier()

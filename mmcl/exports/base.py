@@ -116,6 +116,8 @@ class Format(NamedTuple):
     """Puts files into an empty folder; refuses (MmclError) what the format cannot express."""
     opened: Callable[[Path, dict[str, Any]], Encoder]
     """An encoder of such a folder and its manifest, on the CPU."""
+    any_towers: bool = False
+    """Whether it refuses none."""
 
 
 def built(folder: Path, modalities: Sequence[str], states: dict[str, dict[str, Tensor]]) -> Encoder:

@@ -11,7 +11,7 @@ import torch
 
 from mmcl.embed import weights_digest
 from mmcl.errors import MmclError, did_you_mean
-from mmcl.exports import onnx, safetensors
+from mmcl.exports import onnx, open_clip, safetensors
 from mmcl.exports.base import Format, Source
 from mmcl.exports.card import write_card
 from mmcl.files import replacing_folder, write_json
@@ -20,8 +20,9 @@ from mmcl.model import Encoder, MultiTower
 FORMAT = 1
 MANIFEST = "manifest.json"
 FORMATS: dict[str, Format] = {
-    "safetensors": Format("mmcl itself, any towers", safetensors.write, safetensors.opened),
-    "onnx": Format("runtimes without torch, any towers that can be traced: a graph a tower", onnx.write, onnx.opened),
+    "open_clip": Format("open_clip", open_clip.write, open_clip.opened),
+    "safetensors": Format("mmcl itself", safetensors.write, safetensors.opened, any_towers=True),
+    "onnx": Format("runtimes without torch, a graph a tower", onnx.write, onnx.opened, any_towers=True),
 }
 
 
@@ -48,7 +49,8 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
         try:
             written = FORMATS[format].write(source, folder)
         except MmclError as error:
-            raise MmclError(f"{run} cannot be exported as {format}: {error}") from None
+            others = ", ".join(name for name, one in FORMATS.items() if one.any_towers)
+            raise MmclError(f"{run} cannot be exported as {format}: {error} Any towers can be: {others}.") from None
         shutil.copyfile(source.run.path / "recipe.yaml", folder / "recipe.yaml")
         if (source.run.path / "assets").is_dir():
             shutil.copytree(source.run.path / "assets", folder / "assets", dirs_exist_ok=True)

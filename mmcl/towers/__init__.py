@@ -6,6 +6,7 @@ from mmcl.towers.policies import POLICIES
 from mmcl.towers.text_transformer import TextTransformer
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
 from mmcl.towers.vit import Vit
+from mmcl.towers.weights import Loaded
 
 __all__ = [
     "HEADS",
@@ -14,6 +15,7 @@ __all__ = [
     "TOWERS",
     "Asset",
     "Backbone",
+    "Loaded",
     "ModelFolder",
     "SentencePiece",
     "TextTransformer",

@@ -14,6 +14,7 @@ from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
 from mmcl.towers.heads import HeadPart, Linear
 from mmcl.towers.policies import POLICIES, Policy, PolicyPart, Trained
+from mmcl.towers.weights import Loaded, Model, Weights, load_
 from mmcl.types import Transform
 
 
@@ -105,6 +106,9 @@ class Tower(nn.Module):
         policy: which of the backbone's weights learn; all unless told.
     """
 
+    loaded: Loaded | None = None
+    """Which weights it began with; None where these are random, or a checkpoint brings all of them."""
+
     def __init__(self, backbone: Backbone, head: nn.Module | None = None, policy: Policy | None = None) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head or nn.Identity()
@@ -166,20 +170,39 @@ class TowerSpec(Part):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
 
-    def build(self, *, dim: int, **context: Any) -> Tower:
-        """The tower, with random weights.
+    weights: Weights = None
+    """What the backbone begins with: `random`, `pretrained` (the library's own), a tag of the library, a file, a folder
+    of one model, a run (its tower of this modality, head included where it fits), or a mapping {from: any of these,
+    partial: load what fits, prefix: of the names that count}. Unless told, `pretrained` for models that a library
+    knows by name, and `random` for those that are sized here."""
+
+    def build(self, *, dim: int, modality: str = "", load: bool = True, **context: Any) -> Tower:
+        """The tower, with the weights that the recipe says.
 
         Args:
             dim: width of the shared space.
+            modality: the tower's.
+            load: bring the weights; otherwise they are random, because a checkpoint brings others.
             context: what else only the running program knows.
         """
         own = self.head is None and "dim" in self.wants
         backbone = self.made(**({"dim": dim if own else None} if "dim" in self.wants else {}), **context)
         assert isinstance(backbone, Backbone)
-        head = self.head.build() if self.head is not None else Linear()
+        head = None if own else (self.head.build() if self.head else Linear()).between(backbone.width, dim)
+        loaded = load_(backbone, head or nn.Identity(), self.weights, self._model(), modality) if load else None
         if self.gradient_checkpointing:
             backbone.recompute_()
-        return Tower(backbone, None if own else head.between(backbone.width, dim), self.policy.build())
+        tower = Tower(backbone, head, self.policy.build())
+        tower.loaded = loaded
+        return tower
+
+    def _model(self) -> Model:
+        """What the backbone is, in messages."""
+        which = getattr(self, "model", None)
+        marks = [mark for field in type(self).model_fields.values() for mark in field.metadata]
+        return Model(
+            self.name if which is None else f"{self.name}:{which}", any(isinstance(m, ModelFolder) for m in marks)
+        )
 
 
 TOWERS: Registry[Backbone] = Registry("tower", TowerSpec)

@@ -1,10 +1,12 @@
 """open_clip's text transformer."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from open_clip import transformer
+from open_clip.model import resize_text_pos_embed
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -14,6 +16,8 @@ from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
 from mmcl.types import Draw, Transform
 
 Count = Annotated[int, Field(ge=1)]
+OWN = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "cls_emb")
+"""What names of the text side begin with in a CLIP that does not keep it under one name."""
 
 
 @TOWERS.register("text_transformer")
@@ -84,6 +88,14 @@ class TextTransformer(Backbone):
         """Tokens; the same in training and after."""
         return TextTransform(self.tokenizer, self.context_length, pad_to_context=self.causal)
 
+    def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of an open_clip CLIP (``text.``, or without it in older ones), or of its text transformer alone."""
+        if any(name.startswith("text.") for name in state):
+            state = {f"transformer.{k[5:]}" if k.startswith("text.") else k: t for k, t in state.items()}
+        elif "token_embedding.weight" in state:
+            state = {f"transformer.{k}" if k.startswith(OWN) else k: t for k, t in state.items()}
+        return _at_length(dict(state), self.transformer)
+
     def recompute_(self) -> None:
         """Keep no activations within blocks."""
         self.transformer.set_grad_checkpointing(True)
@@ -91,6 +103,16 @@ class TextTransformer(Backbone):
     def forward(self, rows: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch features"]:
         """Vectors of token rows."""
         return self.transformer(rows)
+
+
+def _at_length(state: dict[str, Tensor], text: transformer.TextTransformer) -> dict[str, Tensor]:
+    """Positions interpolated to the context length, as open_clip does it."""
+    name, theirs = "transformer.positional_embedding", "positional_embedding"
+    if name in state and state[name].shape[-1] == text.positional_embedding.shape[-1]:
+        moved = {theirs: state[name]}
+        resize_text_pos_embed(moved, text)
+        state[name] = moved[theirs]
+    return state
 
 
 class TextTransform(Transform):

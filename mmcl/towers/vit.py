@@ -1,8 +1,11 @@
 """open_clip's vision transformer."""
 
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Annotated, Literal
 
 from jaxtyping import Float, UInt8
+from open_clip.model import resize_pos_embed
 from open_clip.transformer import VisionTransformer
 from pydantic import Field
 from torch import Tensor
@@ -115,6 +118,14 @@ class Vit(Backbone):
         """Vectors of pictures."""
         return self.transformer(self.normalize(rows))[0]
 
+    def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of an open_clip CLIP (``visual.``), or of its vision transformer alone."""
+        if any(name.startswith("visual.") for name in state):
+            state = {_inner(name, "visual."): t for name, t in state.items()}
+        elif "conv1.weight" in state:
+            state = {f"transformer.{name}": t for name, t in state.items()}
+        return _at_grid(dict(state), self.transformer)
+
     def recompute_(self) -> None:
         """Keep no activations within blocks."""
         self.transformer.set_grad_checkpointing(True)
@@ -124,3 +135,18 @@ class Vit(Backbone):
         tokens = self.transformer(self.normalize(rows))[1]
         projected = tokens if self.transformer.proj is None else tokens @ self.transformer.proj
         return projected.unflatten(1, self.transformer.grid_size)
+
+
+def _inner(name: str, outer: str) -> str:
+    """The name here of what lies in a CLIP under another one; other names stay."""
+    return f"transformer.{name.removeprefix(outer)}" if name.startswith(outer) else name
+
+
+def _at_grid(state: dict[str, Tensor], transformer: VisionTransformer) -> dict[str, Tensor]:
+    """Positions interpolated to the transformer's grid, as open_clip does it."""
+    name, theirs = "transformer.positional_embedding", "visual.positional_embedding"
+    if name in state:
+        moved = {theirs: state[name]}
+        resize_pos_embed(moved, SimpleNamespace(visual=transformer))
+        state[name] = moved[theirs]
+    return state

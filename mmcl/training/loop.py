@@ -18,7 +18,7 @@ from mmcl.errors import MmclError
 from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
 from mmcl.model import Encoder, embedded, present_rows
 from mmcl.recipe import Recipe
-from mmcl.runs import Run, build_model
+from mmcl.runs import Run, beginnings, build_model
 from mmcl.training import checks, mixing
 from mmcl.training.average import Average
 from mmcl.training.bad_samples import BadSamples, in_words
@@ -65,7 +65,10 @@ class Trainer:
         if recipe.training.precision == "fp16" and self.device.type == "cpu":
             raise MmclError("training.precision: fp16 needs a GPU, a CPU has no scaling for it; use bf16 or fp32.")
         self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
-        self.model = build_model(recipe)
+        checkpoint = checkpoints.latest(run.checkpoints) if resume else None
+        self.begins = checkpoint is None
+        self.model = build_model(recipe, load=self.begins)
+        self.notes += beginnings(self.model) if self.begins else []
         self.names, self.averaged = recipe.names, recipe.averaged
         checks.check_copies(recipe, self.model)
         checks.check_mixing(recipe, self.model)
@@ -92,8 +95,11 @@ class Trainer:
         self.seen: dict[str, Tensor] = {}  # of the last step that is logged
         self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)
         torch.manual_seed(recipe.seed * 1_000_003 + distributed.rank())  # dropout differs between processes
-        if resume:
-            self._restore()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        elif resume:
+            self.notes.append(f"{run.path} has no checkpoint to resume from; the run starts from the beginning")
+            run.bad_samples.unlink(missing_ok=True)
         self._samples_logged = self.stream.samples_seen
 
     def train(self) -> dict[str, float]:
@@ -314,12 +320,7 @@ class Trainer:
                 "lower optimizer.lr or set training.clip_norm, and resume."
             )
 
-    def _restore(self) -> None:
-        checkpoint = checkpoints.latest(self.run.checkpoints)
-        if checkpoint is None:
-            self.notes.append(f"{self.run.path} has no checkpoint to resume from; the run starts from the beginning")
-            self.run.bad_samples.unlink(missing_ok=True)
-            return
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         state, weights = checkpoint.state, checkpoint.tensors("weights")
         for name, module in (("model.", self.model), ("objective.", self.objective)):
             module.load_state_dict({k.removeprefix(name): t for k, t in weights.items() if k.startswith(name)})

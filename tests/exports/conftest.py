@@ -1,11 +1,18 @@
-"""Runs to export, trained once."""
+"""Runs to export, trained once, and what is compared."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import mmcl
 from mmcl import workflow
+from mmcl.data import Source, Stream
+from mmcl.model import Encoder
 from mmcl.recipe import Recipe
 
 AS_CLIP = (
@@ -14,9 +21,52 @@ AS_CLIP = (
     "towers.text.activation=gelu",
     "towers.text.causal=true",
 )
+TEXTS = ["cat", "LATIN SMALL LETTER A WITH GRAVE", "  two  spaces ", "", "日本語のテキスト", "</s> <pad>", "x" * 300]
+
+
+class Seen(NamedTuple):
+    """Pictures of the test set with their labels, and the classes."""
+
+    pictures: list[Image.Image]
+    rows: torch.Tensor
+    labels: list[int]
+    prompts: list[str]
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe], task: Path) -> Path:
+def clip_recipe(tiny: Callable[..., Recipe]) -> Callable[..., Recipe]:
     """A tiny CLIP: what every format can express."""
-    return workflow.train(tiny(tmp_path_factory.mktemp("exports") / "tiny_clip", *AS_CLIP, f"tasks=[{task}]"))
+
+    def make(run: Path, *overrides: str) -> Recipe:
+        return tiny(run, *AS_CLIP, *overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, clip_recipe: Callable[..., Recipe], task: Path) -> Path:
+    return workflow.train(clip_recipe(tmp_path_factory.mktemp("exports") / "tiny_clip", f"tasks=[{task}]"))
+
+
+@pytest.fixture(scope="session")
+def encoder(run: Path) -> Encoder:
+    return mmcl.load(run, "cpu")
+
+
+@pytest.fixture(scope="session")
+def seen(glyphs: Path, encoder: Encoder) -> Seen:
+    """All of the test set as a zero-shot task: which script is it?"""
+    fields = {"image": "png", "script": "json:script"}
+    source = Source(shards=str(glyphs.test), modalities=fields).fixed(script="json:script")
+    stream = Stream(source, batch_size=500, shuffle=False, transforms={"image": encoder.transforms["image"]})
+    batch = next(iter(stream))
+    scripts = sorted(set(batch["script"]))
+    rows = batch["image"]
+    pictures = [Image.fromarray(np.ascontiguousarray(row.permute(1, 2, 0).numpy())) for row in rows]
+    return Seen(pictures, rows, [scripts.index(s) for s in batch["script"]], [f"a {s} letter" for s in scripts])
+
+
+def accuracy(images: torch.Tensor, classes: torch.Tensor, labels: list[int]) -> float:
+    """Of the nearest class."""
+    found = (images @ classes.T).argmax(1)
+    return (found == torch.tensor(labels)).float().mean().item()

@@ -1,0 +1,238 @@
+"""Weights of a tower, at the start of a run: where from, and what exactly was loaded."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from pydantic import BeforeValidator, Field, model_serializer
+from torch import Tensor, nn
+
+from mmcl.errors import MmclError
+from mmcl.registry import Spec
+from mmcl.towers.tensor_files import SUFFIXES, Tensors, few, read, read_hub, read_run
+
+RANDOM, PRETRAINED = "random", "pretrained"
+
+
+class WeightsSpec(Spec):
+    """Where a tower's weights are from, where more is to be said than that."""
+
+    source: Annotated[str, Field(min_length=1)] = Field(alias="from")
+    """`random`; `pretrained`, the library's own; a tag of the library, where it has several; a file, a folder of one
+    model, or a run, whose tower of the same modality is meant."""
+    partial: bool = False
+    """Load what fits, and leave the rest random."""
+    prefix: str | None = None
+    """Only tensors whose names begin so; their names without it count."""
+
+    @model_serializer
+    def _as_it_is_said(self) -> dict[str, Any]:
+        return {"from": self.source, "partial": self.partial, "prefix": self.prefix}
+
+
+def _mapping(value: Any) -> Any:
+    if value is None or isinstance(value, dict | WeightsSpec):
+        return value
+    if not isinstance(value, str):
+        raise MmclError(
+            "say `random`, `pretrained`, a tag, a file, a folder or a run, or a mapping such as {from: FILE, partial: "
+            f"true}}; got {value!r}."
+        )
+    return {"from": value}
+
+
+Weights = Annotated[WeightsSpec | None, BeforeValidator(_mapping)]
+
+
+@runtime_checkable
+class Loadable(Protocol):
+    """What is asked of a backbone (`mmcl.towers.Backbone`)."""
+
+    named: ClassVar[bool]
+
+    def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
+        """Weights of its library."""
+        ...
+
+    def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under its own names."""
+        ...
+
+    def state_dict(self, *, keep_vars: bool = False) -> dict[str, Any]:
+        """Its tensors."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
+        """Take tensors."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded into a tower, by the names of its backbone's tensors."""
+
+    source: str
+    loaded: list[str]
+    missing: list[str]  # not in the source: these are random
+    misshapen: dict[str, str]  # in the source, of another shape: these are random
+    unexpected: list[str]  # in the source, and not of this backbone
+    resized: list[str]  # of those that were loaded
+    head: bool  # whether the head was loaded as well
+    files: list[dict[str, Any]]  # name, bytes, sha256
+
+    def __str__(self) -> str:
+        whole = len(self.loaded) + len(self.missing) + len(self.misshapen)
+        said = f"{len(self.loaded)} of {whole} tensors from {self.source}"
+        if self.head:
+            said += ", and the head"
+        if self.resized:
+            said += f", {len(self.resized)} resized"
+        if self.missing:
+            said += f"; random, since it lacks them: {few(self.missing)}"
+        if self.misshapen:
+            said += f"; random, since its shapes differ: {few(_shapes(self.misshapen))}"
+        if self.unexpected:
+            said += f"; {len(self.unexpected)} others of it are not used"
+        return said
+
+    def described(self) -> dict[str, Any]:
+        """What weights.json holds."""
+        return asdict(self)
+
+
+class Model(NamedTuple):
+    """What a tower's backbone is."""
+
+    called: str  # in messages
+    of_hub: bool  # whether it is a model of transformers, which the hub has by name
+
+
+def load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec | None, model: Model, modality: str) -> Loaded | None:
+    """Bring weights into a tower that has random ones.
+
+    Args:
+        backbone: what they are for.
+        head: what comes after it; loaded as well from a run, where it fits.
+        spec: what the recipe says; where it says nothing, a model that a library knows by name has its weights.
+        model: what the backbone is.
+        modality: the tower's.
+
+    Returns:
+        What was loaded; None where random weights are asked for.
+
+    Raises:
+        MmclError: a tensor of the backbone is missing or has another shape, or the weights cannot be read.
+    """
+    if spec is None:
+        spec = WeightsSpec.model_validate({"from": PRETRAINED if backbone.named else RANDOM})
+    if spec.source == RANDOM:
+        if spec.partial or spec.prefix is not None:
+            raise MmclError(f"towers.{modality}.weights: partial and prefix say nothing of random weights.")
+        return None
+    try:
+        with torch.random.fork_rng(devices=[]):  # a library may build a model of its own; ours stay as they are drawn
+            return _load_(backbone, head, spec, model, modality)
+    except MmclError as error:
+        raise MmclError(f"towers.{modality}.weights: {error}") from None
+
+
+def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, model: Model, modality: str) -> Loaded:
+    found = _found(backbone, spec, model, modality)
+    ahead: dict[str, Tensor] = {}
+    if is_run(Path(spec.source)):
+        ahead = {k.removeprefix("head."): t for k, t in found.state.items() if k.startswith("head.")}
+        found = found.under("backbone.")
+    try:
+        state = backbone.translated(found.state)
+    except (RuntimeError, AssertionError, KeyError) as error:
+        raise MmclError(f"{found.source} does not fit {model.called}: {error!r}.") from None
+    own = backbone.state_dict()
+    fits = {name: t for name, t in state.items() if name in own and t.shape == own[name].shape}
+    loaded = sorted(fits.keys() | _tied(backbone, fits.keys()))
+    misshapen = {
+        name: f"{tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and name not in loaded
+    }
+    sizes = {t.numel() for t in found.state.values()}
+    fits_head = bool(ahead) and {k: t.shape for k, t in ahead.items()} == {
+        k: t.shape for k, t in head.state_dict().items()
+    }
+    record = Loaded(
+        source=found.source,
+        loaded=loaded,
+        missing=[name for name in own if name not in state and name not in loaded],
+        misshapen=misshapen,
+        unexpected=[*(name for name in state if name not in own), *(f"head.{k}" for k in ahead if not fits_head)],
+        resized=[name for name, t in fits.items() if t.numel() not in sizes],
+        head=fits_head,
+        files=found.described(),
+    )
+    _judge(record, spec, model)
+    backbone.load_state_dict(fits, strict=False)
+    if fits_head:
+        head.load_state_dict(ahead)
+    return record
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is the folder of a run."""
+    return (path / "recipe.yaml").is_file()
+
+
+def _found(backbone: Loadable, spec: WeightsSpec, model: Model, modality: str) -> Tensors:
+    """The tensors that are meant."""
+    path = Path(spec.source)
+    if is_run(path):
+        return read_run(path).under(spec.prefix or f"towers.{modality}.")
+    if spec.source == PRETRAINED:
+        found = Tensors(f"{model.called} (its own)", backbone.pretrained(None))
+    elif path.exists():
+        found = read(path)
+    elif path.suffix in SUFFIXES or not backbone.named:
+        raise MmclError(f"there is no file or folder {spec.source!r}.")
+    elif model.of_hub:
+        found = read_hub(spec.source)
+    else:
+        found = Tensors(f"{model.called} ({spec.source})", backbone.pretrained(spec.source))
+    return found if spec.prefix is None else found.under(spec.prefix)
+
+
+def _tied(backbone: Loadable, names: Collection[str]) -> set[str]:
+    """Further names of tensors that are known under several, of which files hold one."""
+    own = backbone.state_dict(keep_vars=True)
+    tensors = {id(own[name]) for name in names}
+    return {name for name, t in own.items() if id(t) in tensors}
+
+
+def _judge(record: Loaded, spec: WeightsSpec, model: Model) -> None:
+    """Refuse what is not whole, unless a part is asked for, and what is nothing."""
+    whole = len(record.loaded) + len(record.missing) + len(record.misshapen)
+    if not record.loaded and not record.misshapen:
+        raise MmclError(
+            f"nothing of {record.source} fits {model.called}: it has {few(record.unexpected)}, and "
+            f"{few(record.missing)} are wanted. `prefix` picks one part of a checkpoint."
+        )
+    if record.loaded and (spec.partial or not (record.missing or record.misshapen)):
+        return
+    lines = [f"{record.source} has {len(record.loaded)} of the {whole} tensors of {model.called}."]
+    if record.missing:
+        lines.append(f"It lacks {len(record.missing)}: {few(record.missing)}.")
+    if record.misshapen:
+        lines.append(f"{len(record.misshapen)} have other shapes: {few(_shapes(record.misshapen))}.")
+    lines.append(
+        "Take the model that they are of"
+        + (
+            "."
+            if not record.loaded
+            else "; or say {from: ..., partial: "
+            "true}, for random ones in their places (`prefix: ...` where they lie deeper in the file)."
+        )
+    )
+    raise MmclError(" ".join(lines))
+
+
+def _shapes(misshapen: Mapping[str, str]) -> list[str]:
+    return [f"{name} {shapes}" for name, shapes in misshapen.items()]
