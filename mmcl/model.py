@@ -211,7 +211,7 @@ def _picture(value: Any) -> Picture:
     if isinstance(value, Image.Image):
         return Picture.of(np.array(rgb(value)))
     if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[2] == 3 and value.dtype == np.uint8:
-        return Picture.of(np.ascontiguousarray(value))
+        return Picture.of(np.require(value, requirements=["C", "W"]))
     if isinstance(value, Tensor) and value.ndim == 3 and value.shape[0] == 3 and value.dtype == torch.uint8:
         return Picture.of(value.permute(1, 2, 0).contiguous().numpy())
     raise BadSampleError(

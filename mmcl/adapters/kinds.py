@@ -54,7 +54,7 @@ def sound(item: object) -> tuple[object, int]:
     """
     try:
         samples, rate = np.asarray(item["array"], np.float32), int(item["sampling_rate"])  # type: ignore[index]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, IndexError, ValueError):
         raise MmclError(
             f'a sound is {{"array": samples, "sampling_rate": rate}} here; got {type(item).__name__}.'
         ) from None
