@@ -94,10 +94,9 @@ class MmclModule(InputModule):
         return [m for m in self.encoder.modalities if self.encoder.takes(m) == kind]
 
 
-def _value(kind: Any, value: Any, prompt: str) -> Any:
+def _value(kind: Any, given: Any, prompt: str) -> Any:
     """What somebody hands to `encode`, as an encoder of mmcl takes it."""
-    if isinstance(value, dict):
-        value: Any = value.get(kind, value)
+    value: Any = given.get(kind, given) if isinstance(given, dict) else given
     if kind == "text":
         return prompt + value
     if kind == "image" and isinstance(value, str) and value.startswith(ELSEWHERE):
