@@ -11,16 +11,18 @@ import torch
 
 from mmcl.embed import weights_digest
 from mmcl.errors import MmclError, did_you_mean
-from mmcl.exports import open_clip, safetensors
+from mmcl.exports import open_clip, safetensors, transformers
 from mmcl.exports.base import Format, Source
 from mmcl.exports.card import write_card
 from mmcl.files import replacing_folder, write_json
 from mmcl.model import Encoder, MultiTower
+from mmcl.runs import computing
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 FORMATS: dict[str, Format] = {
     "open_clip": Format("open_clip", open_clip.write, open_clip.opened),
+    "transformers": Format("transformers", transformers.write, transformers.opened),
     "safetensors": Format("mmcl itself", safetensors.write, safetensors.opened, any_towers=True),
 }
 
@@ -96,8 +98,7 @@ def open_export(path: str | Path, device: str | torch.device | None = None) -> E
         if not (folder / name).is_file() or _sum(folder / name) != expected:
             raise MmclError(f"{path}: {name} is not what was exported; export the run once more.")
     encoder = FORMATS[manifest["kind"]].opened(folder, manifest)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return Encoder(encoder.model, torch.device(device or accelerator or "cpu"))
+    return Encoder(encoder.model, computing(device))
 
 
 def _check_free(out: Path) -> None:
