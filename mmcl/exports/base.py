@@ -130,7 +130,7 @@ def built(folder: Path, modalities: Sequence[str], states: dict[str, dict[str, T
     with torch.random.fork_rng():
         for m in modalities:
             plain = recipe.towers[m].model_copy(update={"policy": POLICIES.check("trained")})
-            towers[m] = plain.build(dim=recipe.dim)
+            towers[m] = plain.build(dim=recipe.dim, modality=m, load=False)
             try:
                 towers[m].load_state_dict(states[m])
             except RuntimeError as error:

@@ -11,22 +11,21 @@ import torch
 
 from mmcl.embed import weights_digest
 from mmcl.errors import MmclError, did_you_mean
-from mmcl.exports import onnx, open_clip, safetensors, sentence_transformers
+from mmcl.exports import onnx, open_clip, safetensors, sentence_transformers, transformers
 from mmcl.exports.base import Format, Source
 from mmcl.exports.card import write_card
 from mmcl.files import replacing_folder, write_json
 from mmcl.model import Encoder, MultiTower
+from mmcl.runs import computing
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 FORMATS: dict[str, Format] = {
     "open_clip": Format("open_clip", open_clip.write, open_clip.opened),
+    "transformers": Format("transformers", transformers.write, transformers.opened),
     "safetensors": Format("mmcl itself", safetensors.write, safetensors.opened, any_towers=True),
     "sentence_transformers": Format(
-        "sentence-transformers, with mmcl beside it",
-        sentence_transformers.write,
-        sentence_transformers.opened,
-        any_towers=True,
+        "sentence-transformers, with mmcl beside it", sentence_transformers.write, sentence_transformers.opened
     ),
     "onnx": Format("runtimes without torch, a graph a tower", onnx.write, onnx.opened),
 }
@@ -103,8 +102,7 @@ def open_export(path: str | Path, device: str | torch.device | None = None) -> E
         if not (folder / name).is_file() or _sum(folder / name) != expected:
             raise MmclError(f"{path}: {name} is not what was exported; export the run once more.")
     encoder = FORMATS[manifest["kind"]].opened(folder, manifest)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return Encoder(encoder.model, torch.device(device or accelerator or "cpu"))
+    return Encoder(encoder.model, computing(device))
 
 
 def save_again(folder: Path, out: Path, encoder: Encoder) -> None:

@@ -76,7 +76,8 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
     recipe, towers = Run(folder).recipe(), {}
     for m in manifest["modalities"]:
         with torch.device("meta"):
-            plain = recipe.towers[m].model_copy(update={"policy": POLICIES.check("trained")}).build(dim=recipe.dim)
+            part = recipe.towers[m].model_copy(update={"policy": POLICIES.check("trained")})
+            plain = part.build(dim=recipe.dim, modality=m, load=False)
         towers[m] = Tower(Graph(folder / f"{m}.onnx", m, plain, recipe.dim))
     return Encoder(MultiTower(towers, recipe.dim).eval(), torch.device("cpu"))
 
