@@ -13,6 +13,7 @@ from torch import Tensor
 from mmcl.adapters.kinds import KINDS, sound, towers_by_kind
 from mmcl.embed import weights_digest
 from mmcl.errors import MmclError
+from mmcl.exports import is_export, open_export
 from mmcl.model import Encoder
 from mmcl.runs import load
 
@@ -27,7 +28,7 @@ class MtebModel:
     revision is a digest of the weights, so that results that mteb has kept are never those of other weights.
 
     Args:
-        model: what `mmcl.load` returns, or a path to open.
+        model: what `mmcl.load` returns, or a run or an export of one.
         towers: which modality stands for ``text``, ``image`` or ``audio``, where several towers take the same.
         name: under which mteb files results, with one slash.
 
@@ -38,7 +39,7 @@ class MtebModel:
     def __init__(
         self, model: Encoder | str | Path, towers: Mapping[str, str] | None = None, name: str | None = None
     ) -> None:
-        self.encoder = model if isinstance(model, Encoder) else load(model)
+        self.encoder = model if isinstance(model, Encoder) else _opened(model)
         self.towers = towers_by_kind(self.encoder, towers)
         self.name = name or f"mmcl/{'model' if isinstance(model, Encoder) else Path(model).resolve().name}"
         if self.name.count("/") != 1:
@@ -128,6 +129,10 @@ class MtebModel:
             training_datasets=None,
             modalities=list(self.towers),  # type: ignore[arg-type]
         )
+
+
+def _opened(path: str | Path) -> Encoder:
+    return open_export(path) if is_export(path) else load(path)
 
 
 def _unit(vectors: Any) -> Float[Tensor, "rows dim"]:

@@ -15,6 +15,7 @@ import torch
 
 import mmcl
 from mmcl import workflow
+from mmcl.adapters.mteb import MtebModel
 from mmcl.adapters.sentence_transformers import MmclModule
 from mmcl.errors import MmclError
 from mmcl.exports import open_export
@@ -58,6 +59,10 @@ def test_an_export_gives_the_runs_vectors(run: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(model.encode(texts, prompt="a photo of "), prompted, atol=1e-5)
     expected = own.embed("text", texts) @ own.embed("image", pictures).T
     torch.testing.assert_close(model.similarity(model.encode(texts), model.encode(pictures)), expected)
+    for path, name in ((run, "mmcl/run"), (tmp_path / "out", "mmcl/out")):  # mteb opens both
+        same = MtebModel(path)
+        assert same.mteb_model_meta.name == name
+        np.testing.assert_allclose(same.encode([{"text": texts}]), own.embed("text", texts), atol=1e-5)
     assert model.get_embedding_dimension() == own.dim
     assert model.modalities == ["text", "image"]
 
