@@ -178,17 +178,28 @@ class Encoder:
         one = isinstance(values, str | Path | Image.Image | Tensor | np.ndarray)
         if one and not (tower.takes == "vector" and getattr(values, "ndim", 0) == 2):
             raise MmclError(f"{modality}: embed takes a list of values; got one {type(values).__name__}.")
-        transform = self.transforms[modality]
         if not len(values):
             raise MmclError(f"{modality}: nothing to embed.")
-        vectors = []
-        for start in range(0, len(values), self.batch_size):
-            chunk = values[start : start + self.batch_size]
-            rows = transform.empty(len(chunk))
-            for place, value in enumerate(chunk):
-                _fill(transform, tower.takes, value, rows[place], start + place)
-            vectors.append(self.embed_rows(modality, transform.finish(rows, torch.ones(len(rows), dtype=torch.bool))))
-        return torch.cat(vectors).cpu()
+        starts = range(0, len(values), self.batch_size)
+        chunks = (self.rows(modality, values[start : start + self.batch_size], start) for start in starts)
+        return torch.cat([self.embed_rows(modality, rows) for rows in chunks]).cpu()
+
+    def rows(self, modality: str, values: Sequence[Any], first: int = 0) -> Tensor:
+        """One batch of rows, as the transform makes them in evaluation, of values as `embed` takes them.
+
+        Args:
+            modality: one of `modalities`.
+            values: of that modality.
+            first: number of the first one, for errors.
+
+        Raises:
+            MmclError: there is no such modality, or a value cannot be used.
+        """
+        tower, transform = self.model.tower(modality), self.transforms[modality]
+        rows = transform.empty(len(values))
+        for place, value in enumerate(values):
+            _fill(transform, tower.takes, value, rows[place], first + place)
+        return transform.finish(rows, torch.ones(len(rows), dtype=torch.bool))
 
     @torch.no_grad()
     def embed_rows(self, modality: str, rows: Tensor) -> Float[Tensor, "batch dim"]:
@@ -230,7 +241,7 @@ def _picture(value: Any) -> Picture:
     if isinstance(value, Image.Image):
         return Picture.of(np.array(rgb(value)))
     if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[2] == 3 and value.dtype == np.uint8:
-        return Picture.of(np.ascontiguousarray(value))
+        return Picture.of(np.require(value, requirements=["C", "W"]))
     if isinstance(value, Tensor) and value.ndim == 3 and value.shape[0] == 3 and value.dtype == torch.uint8:
         return Picture.of(value.permute(1, 2, 0).contiguous().numpy())
     raise BadSampleError(

@@ -4,6 +4,6 @@ A format is two functions, in a row of `FORMATS`: one writes a folder, the other
 """
 
 from mmcl.exports.base import Format, Source, Written
-from mmcl.exports.folder import FORMATS, export, is_export, open_export
+from mmcl.exports.folder import FORMATS, export, is_export, open_export, save_again
 
-__all__ = ["FORMATS", "Format", "Source", "Written", "export", "is_export", "open_export"]
+__all__ = ["FORMATS", "Format", "Source", "Written", "export", "is_export", "open_export", "save_again"]

@@ -11,17 +11,23 @@ import torch
 
 from mmcl.embed import weights_digest
 from mmcl.errors import MmclError, did_you_mean
-from mmcl.exports import open_clip, safetensors
+from mmcl.exports import onnx, open_clip, safetensors, sentence_transformers, transformers
 from mmcl.exports.base import Format, Source
 from mmcl.exports.card import write_card
 from mmcl.files import replacing_folder, write_json
 from mmcl.model import Encoder, MultiTower
+from mmcl.runs import computing
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 FORMATS: dict[str, Format] = {
     "open_clip": Format("open_clip", open_clip.write, open_clip.opened),
+    "transformers": Format("transformers", transformers.write, transformers.opened),
     "safetensors": Format("mmcl itself", safetensors.write, safetensors.opened, any_towers=True),
+    "sentence_transformers": Format(
+        "sentence-transformers, with mmcl beside it", sentence_transformers.write, sentence_transformers.opened
+    ),
+    "onnx": Format("runtimes without torch, a graph a tower", onnx.write, onnx.opened),
 }
 
 
@@ -96,8 +102,32 @@ def open_export(path: str | Path, device: str | torch.device | None = None) -> E
         if not (folder / name).is_file() or _sum(folder / name) != expected:
             raise MmclError(f"{path}: {name} is not what was exported; export the run once more.")
     encoder = FORMATS[manifest["kind"]].opened(folder, manifest)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return Encoder(encoder.model, torch.device(device or accelerator or "cpu"))
+    return Encoder(encoder.model, computing(device))
+
+
+def save_again(folder: Path, out: Path, encoder: Encoder) -> None:
+    """The same towers with other weights, as an export into a folder that is there.
+
+    Args:
+        folder: the export that the encoder came from, whose weights are safetensors of mmcl's.
+        out: where to put the recipe, the files that it names, weights and a manifest; it may be the same folder.
+        encoder: the towers as they are now.
+
+    Raises:
+        MmclError: the folder is no export any more.
+    """
+    manifest = _manifest(folder)
+    if manifest is None:
+        raise MmclError(f"{folder} is no export any more, so that its recipe cannot be copied.")
+    for name in manifest["files"]:
+        copied = name == "recipe.yaml" or name.startswith("assets/")
+        if copied and folder.resolve() != out.resolve():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, out / name)
+    safetensors.save(encoder.model, out)
+    files = [n for n in _files(out) if n in ("recipe.yaml", safetensors.WEIGHTS) or n.startswith("assets/")]
+    sums = {name: _sum(out / name) for name in files}
+    write_json(out / MANIFEST, manifest | {"model": weights_digest(encoder), "files": sums})
 
 
 def _check_free(out: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from mmcl.exports.base import Source, Written, built
-from mmcl.model import Encoder
+from mmcl.model import Encoder, MultiTower
 
 WEIGHTS = "model.safetensors"
 
@@ -16,6 +16,12 @@ def write(source: Source, folder: Path) -> Written:
     states = {f"{m}.{name}": t.contiguous() for m in source.modalities for name, t in source.state(m).items()}
     save_file(states, folder / WEIGHTS)
     return Written(source.modalities)
+
+
+def save(model: MultiTower, folder: Path) -> None:
+    """All weights of towers that such a file was opened as."""
+    states = {f"{m}.{name}": t for m in model.modalities for name, t in model.tower(m).state_dict().items()}
+    save_file({name: t.detach().cpu().contiguous() for name, t in states.items()}, folder / WEIGHTS)
 
 
 def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
