@@ -56,6 +56,17 @@ def test_vectors_are_timms_where_the_sound_fills_its_row() -> None:
     torch.testing.assert_close(backbone(waves), theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_weights_of_another_longest_time_fit() -> None:
+    longer, shorter = vit(seconds=4.0), vit()
+    state = shorter.translated(longer.state_dict())
+    shorter.load_state_dict(state)
+    places = longer.transformer.pos_embed.unflatten(1, (4, 50))
+    halved = shorter.transformer.pos_embed.unflatten(1, (4, 25))
+    torch.testing.assert_close(halved, (places[:, :, ::2] + places[:, :, 1::2]) / 2)
+    bare = vit().translated(vit().transformer.state_dict())
+    assert set(bare) == set(shorter.state_dict())
+
+
 def test_training_draws_what_it_is_told_to_and_learns() -> None:
     torch.manual_seed(0)
     backbone = vit(token_dropout=0.5, spec_augment=[0.3, 0.3]).train()
