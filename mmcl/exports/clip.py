@@ -1,5 +1,6 @@
 """A run's picture and text towers as one CLIP, under the names of open_clip's classes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ def clip_of(source: Source) -> Clip:
         )
     state = {f"visual.{k}": t for k, t in _plain(source, image, "image").items()} | _plain(source, text, "text")
     scale, others = source.logit_scale, [m for m in source.modalities if m not in (image, text)]
-    notes = [f"The logit scale is {scale.note}."]
+    notes = [f"The logit scale, {math.exp(scale.log_scale):.4g}, is {scale.note}."]
     if others:
         notes.append(
             f"The run's towers of {', '.join(others)} are not in this export: the format has no place for them."
