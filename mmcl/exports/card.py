@@ -122,7 +122,7 @@ def _prepared(source: Source, modality: str) -> str:
     transform, part = source.encoder.transforms[modality], source.recipe.towers[modality]
     length = getattr(transform, "context_length", None)
     mean, std = getattr(part, "mean", None), getattr(part, "std", None)
-    if type(transform) is ImageTransform and mean is not None and std is not None:
+    if part.name == "vit" and isinstance(transform, ImageTransform) and mean is not None and std is not None:
         side = transform.size
         return (
             f"the shorter side is resized to {side} pixels (bicubic, antialiased), the middle {side} x {side} cut out; "
