@@ -11,8 +11,8 @@ from mmcl.errors import MmclError
 from mmcl.exports import export
 from mmcl.losses import SCORES, Objective, Score, check_objective
 from mmcl.model import Encoder
+from mmcl.opening import load
 from mmcl.registry import explain
-from mmcl.runs import load
 from mmcl.tasks import load_task
 from mmcl.workflow import Measurement, train
 

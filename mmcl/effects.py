@@ -9,6 +9,8 @@ from mmcl.losses.line import LineSpec, Ramp
 from mmcl.losses.multiview.base import MultiViewSpec
 from mmcl.losses.term_spec import TermSpec
 from mmcl.registry import Told
+from mmcl.towers import TowerSpec
+from mmcl.towers.policies import Policy
 from mmcl.types import modality_of, without_copies
 
 
@@ -70,6 +72,23 @@ def of_names(
                 ("data", "train", "extras", name),
                 f"no term of the objective looks at {name}: name it in a term, as in `by: {name}`, or leave it out.",
             )
+
+
+def of_policies(towers: Mapping[str, TowerSpec], steps: int) -> Iterator[Told]:
+    """Policies of towers by which nothing would be trained."""
+    policies: dict[str, Policy] = {tower: part.policy.build() for tower, part in towers.items()}
+    for tower, policy in policies.items():
+        if not policy.never and not policy.learns(steps - 1):
+            yield Told(
+                ("towers", tower, "policy"),
+                f"the backbone learns at none of the {steps} steps: say an earlier `from_step`, or take `frozen`.",
+            )
+    if any(part.learns_always for part in towers.values()):
+        return
+    if all(policy.never for policy in policies.values()):
+        yield Told(("towers",), "every backbone is frozen and none has a head, so that nothing would be trained.")
+    elif not any(policy.learns(0) for policy in policies.values()):
+        yield Told(("towers",), "no backbone learns at step 0 and none has a head, so that nothing would be trained.")
 
 
 def of_steps(terms: Sequence[LineSpec], steps: int) -> str | None:

@@ -1,6 +1,6 @@
 """Towers to one shared space."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from mmcl.data.source import array
 from mmcl.errors import BadSampleError, MmclError
 from mmcl.media import Picture, Sound
 from mmcl.media.image import rgb
 from mmcl.towers import Tower
 from mmcl.types import Batch, Transform, modality_of
+
+OPENED: dict[str, Callable[[bytes], Any]] = {"image": Picture, "audio": Sound, "vector": array}
+"""What opens a file of what a tower takes."""
 
 
 class MultiTower(nn.Module):
@@ -54,12 +58,31 @@ class MultiTower(nn.Module):
         for modality in self.towers:
             self.tower(modality).at_step(step)
 
+    def lr_factors(self) -> dict[str, float]:
+        """Parameter -> factor of the learning rate, of those that do not learn at 1."""
+        return {
+            f"towers.{modality}.{name}": factor
+            for modality in self.towers
+            for name, factor in self.tower(modality).lr_factors().items()
+        }
+
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "_ dim"]]:
         """Vectors, not normalised, of the rows of each modality that is given. Absent modalities cost nothing."""
-        if not inputs:  # no rows at all: DDP still waits for this process, so something must depend on a parameter
-            nothing = next(p for p in self.parameters() if p.requires_grad).reshape(-1)[:0]
-            return {self.modalities[0]: nothing[:, None].expand(0, self.dim)}
-        return {modality: self.tower(modality)(rows) for modality, rows in inputs.items()}
+        vectors = {modality: self.tower(modality)(rows) for modality, rows in inputs.items()}
+        if not vectors or (torch.is_grad_enabled() and not any(made.requires_grad for made in vectors.values())):
+            vectors |= self._depending(vectors)
+        return vectors
+
+    def _depending(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One of the vectors, or none of any rows, made to depend on a parameter: DDP waits for this process.
+
+        Here are no rows, or only those of towers that stand still. The parameter is one that learns now, because the
+        optimizer would decay it.
+        """
+        learning = (p for modality in self.towers for p in self.tower(modality).learning_parameters())
+        nothing = next(learning).reshape(-1)[:0, None].expand(0, self.dim)
+        name = next(iter(vectors), self.modalities[0])
+        return {name: torch.cat([vectors[name], nothing.to(vectors[name].dtype)]) if name in vectors else nothing}
 
 
 def present_rows(batch: Batch, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
@@ -132,22 +155,24 @@ class Encoder:
         return self.model.modalities
 
     def takes(self, modality: str) -> str:
-        """Kind of input of a modality: ``image``, ``text``."""
+        """Kind of input of a modality: ``image``, ``audio``, ``text`` or ``vector``."""
         return self.model.tower(modality).takes
 
-    def embed(self, modality: str, values: Sequence[Any]) -> Float[Tensor, "values dim"]:
+    def embed(self, modality: str, values: Sequence[Any] | np.ndarray | Tensor) -> Float[Tensor, "values dim"]:
         """Unit vectors, in fp32 on the CPU, of values that are prepared as in evaluation.
 
         Args:
             modality: one of `modalities`.
             values: for an image tower PIL pictures, (height, width, 3) uint8 arrays, (3, height, width) uint8 tensors
-                or paths; for an audio tower (samples, rate) or paths; for a text tower strings.
+                or paths; for an audio tower (samples, rate) or paths; for a text tower strings; for a vector tower
+                arrays, tensors or lists of numbers, or paths to .npy files, or one array with a row a value.
 
         Raises:
             MmclError: there is no such modality, or a value cannot be used.
         """
         tower = self.model.tower(modality)
-        if isinstance(values, str | Path | Image.Image | Tensor | np.ndarray):
+        one = isinstance(values, str | Path | Image.Image | Tensor | np.ndarray)
+        if one and not (tower.takes == "vector" and getattr(values, "ndim", 0) == 2):
             raise MmclError(f"{modality}: embed takes a list of values; got one {type(values).__name__}.")
         transform = self.transforms[modality]
         if not len(values):
@@ -182,13 +207,14 @@ def _value(takes: str, value: Any) -> Any:
     """What a user hands in, as the decoder would have made it."""
     if takes == "text" and isinstance(value, str):
         return value
-    if takes in ("image", "audio") and isinstance(value, str | Path):
+    if takes in OPENED and isinstance(value, str | Path):
         if not Path(value).is_file():
             raise BadSampleError("there is no such file")
-        data = Path(value).read_bytes()
-        return Picture(data) if takes == "image" else Sound(data)
+        return OPENED[takes](Path(value).read_bytes())
     if takes == "image":
         return _picture(value)
+    if takes == "vector":
+        return _vector(value)
     if takes == "audio" and isinstance(value, tuple) and len(value) == 2:
         return Sound.of(np.asarray(value[0], np.float32), int(value[1]))
     raise BadSampleError(
@@ -207,3 +233,14 @@ def _picture(value: Any) -> Picture:
         "an image is a path, a PIL picture, a uint8 array (height, width, 3) or a uint8 tensor (3, height, width); got "
         f"{type(value).__name__}"
     )
+
+
+def _vector(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    try:
+        return torch.from_numpy(np.array(value))
+    except (TypeError, ValueError):  # rows of several lengths, words
+        raise BadSampleError(
+            f"a vector is an array, a tensor or a list of numbers; got {type(value).__name__}"
+        ) from None

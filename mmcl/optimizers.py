@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules that a recipe may name."""
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from mmcl.registry import Part, Registry
 
+VECTORS = re.compile(r"embed|token|position|probe|latent")
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -19,8 +21,14 @@ class OptimizerFactory(Protocol):
 
     lr: float
 
-    def over(self, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
-        """The optimizer of all parameters that are trained."""
+    def over(self, modules: Iterable[nn.Module], factors: Mapping[str, float]) -> torch.optim.Optimizer:
+        """The optimizer of all parameters that are trained.
+
+        Args:
+            modules: that have them.
+            factors: parameter -> factor of its learning rate, where it is not 1. A group says its own under
+                ``lr_factor``.
+        """
         ...
 
 
@@ -65,19 +73,40 @@ class AdamW:
     ) -> None:
         self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, betas, eps
 
-    def over(self, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
-        """The optimizer of all parameters that are trained."""
-        named = [(name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for name, p in named if decayed(name, p)], "weight_decay": self.weight_decay},
-            {"params": [p for name, p in named if not decayed(name, p)], "weight_decay": 0.0},
+    def over(self, modules: Iterable[nn.Module], factors: Mapping[str, float]) -> torch.optim.Optimizer:
+        """The optimizer of all parameters that are trained: groups by factor and decay, factors of 1 first."""
+        groups: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): [], (1.0, False): []}
+        for module in modules:
+            whole = undecayed(module)
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault((factors.get(name, 1.0), name not in whole), []).append(parameter)
+        said = [
+            {
+                "params": parameters,
+                "lr": self.lr * factor,
+                "lr_factor": factor,
+                "weight_decay": self.weight_decay if decays else 0.0,
+            }
+            for (factor, decays), parameters in groups.items()
         ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        return torch.optim.AdamW(said, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
 
-def decayed(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to matrices that multiply, not to gains, biases and embeddings."""
-    return parameter.ndim >= 2 and "embedding" not in name
+def undecayed(module: nn.Module) -> set[str]:
+    """Parameters that weight decay leaves alone: gains, biases, embeddings, tokens and positions.
+
+    Those are what has fewer than two axes, what an `nn.Embedding` holds, what a module of timm or open_clip lists
+    itself (``no_weight_decay``), and what is a parameter by itself under such a name: ``cls_token`` of (1, 1, width).
+    """
+    found = {name for name, p in module.named_parameters() if p.ndim < 2 or VECTORS.search(name.rpartition(".")[2])}
+    for place, part in module.named_modules():
+        before = f"{place}." if place else ""
+        if isinstance(part, nn.Embedding):
+            found.add(f"{before}weight")
+        listed: Callable[[], Iterable[str]] = getattr(part, "no_weight_decay", tuple)
+        found |= {before + name for name in listed()}
+    return found
 
 
 @SCHEDULES.register("cosine")

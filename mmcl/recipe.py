@@ -192,6 +192,8 @@ class Recipe(Spec):
         if self.steps < 1:
             told = f"{self.training.samples} is less than one batch of {self.data.batch_size}."
             yield Told(("training", "samples"), told)
+        else:
+            yield from effects.of_policies(self.towers, self.steps)
         yield from self._copies_misfits()
 
     def _copies_misfits(self) -> Iterator[Told]:

@@ -168,9 +168,19 @@ class Registry(Generic[T]):
             value = {"name": value}
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             raise MmclError(f"a {self.kind} is a name, or a mapping with a `name`; got {value!r}.")
-        return self._spec_of(value["name"]).model_validate(value)
+        return self.spec_of(value["name"]).model_validate(value)
 
-    def _spec_of(self, name: str) -> type[Part]:
+    def offered(self) -> dict[str, type]:
+        """All classes by name, those of installed packages included."""
+        _import_plugins()
+        return dict(self.classes)
+
+    def spec_of(self, name: str) -> type[Part]:
+        """The schema of a part.
+
+        Raises:
+            MmclError: there is no such part.
+        """
         if name not in self._specs:
             _import_plugins()
         if name not in self._specs:

@@ -31,9 +31,9 @@ from mmcl.model import Encoder, MultiTower
 from mmcl.overrides import put
 from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, model_folders
 from mmcl.towers import Tower
-from mmcl.towers.model_folder import description
+from mmcl.towers.folders import description
 from mmcl.towers.tensor_files import read_run
-from mmcl.towers.weights import PRETRAINED, RANDOM
+from mmcl.towers.weights import HUB, PRETRAINED, RANDOM
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
 RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on
@@ -246,7 +246,7 @@ def _portable(recipe: Recipe) -> dict[str, Any]:
         tower = content["towers"][keys[1]] if len(keys) == 3 else {}  # others are of a tokenizer
         weights = tower.get("weights") or {"from": PRETRAINED, "partial": False, "prefix": None}
         if tower and weights["from"] == PRETRAINED:
-            tower["weights"] = {**weights, "from": name}
+            tower["weights"] = {**weights, "from": name if Path(name).is_dir() else f"{HUB}{name}"}
     return content
 
 

@@ -162,7 +162,7 @@ def load_task(name: str) -> Task:
 
 def _shown(example: Example, stream: Stream, pictures: Sequence[str]) -> dict[str, Any]:
     """An example with the pictures of its items, as data URLs."""
-    row = asdict(example)
+    row: dict[str, Any] = {**asdict(example), "pictures": {}}
     keys = [*(example.found if example.kind == "items" else []), *([example.query] if example.kind == "labels" else [])]
     if pictures:
         with contextlib.suppress(MmclError):  # several shards have the key: no picture rather than a wrong one

@@ -21,6 +21,7 @@ app.command("mmcl.cli.embed:embed", name="embed", help="Write embeddings and met
 app.command("mmcl.cli.export:export", name="export", help="Hand a run on as a folder that other libraries open.")
 app.command("mmcl.cli.recipes:app", name="recipes", help="List, show or copy the recipes that ship with mmcl.")
 app.command("mmcl.cli.objectives:app", name="objectives", help="List or show the objectives that have a name.")
+app.command("mmcl.cli.towers:app", name="towers", help="List or show the towers that a recipe may name.")
 app.command("mmcl.cli.tasks:tasks", name="tasks", help="List the tasks that ship with mmcl.")
 app.command("mmcl.cli.data:app", name="data", help="List and build data sets; train tokenizers.")
 

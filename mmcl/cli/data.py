@@ -8,7 +8,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 from cyclopts import App, Parameter
 
@@ -129,6 +129,52 @@ def train_tokenizer(shards: str, /, *, out: Path, text: str = "txt", vocab_size:
     batches = stream(shards, {"text": text}, batch_size=1000, shuffle=False, captions="all")
     captions = (caption for batch in batches for several in batch["text"] for caption in several or [])
     print(train_sentencepiece(captions, out, vocab_size))
+
+
+@app.command
+def add_embeddings(
+    run: Path,
+    /,
+    *,
+    shards: str,
+    out: Path,
+    modality: str,
+    as_: Annotated[str | None, Parameter(name="--as")] = None,
+    of: Literal["backbone", "tower"] = "backbone",
+    dtype: Literal["fp16", "fp32"] = "fp32",
+    batch_size: int = 256,
+    workers: int = 2,
+) -> None:
+    """Write shards again with the vectors of a frozen tower in them, which training then reads instead of making them.
+
+    A recipe reads them with `modalities: {text: text.npy}` and the tower `{name: vector, width: W, head: linear}`.
+
+    Args:
+        run: a run folder.
+        shards: files: braces, globs, folders.
+        out: folder to make. A call that was interrupted goes on there.
+        modality: whose tower embeds, as in text; or text=json:caption, where it does not lie as the run's recipe says.
+        as_: name of the new member; MODALITY.npy unless told.
+        of: vectors of the backbone, or of the whole tower, head included.
+        dtype: of the vectors.
+        batch_size: rows that are embedded at once.
+        workers: threads that read and decode.
+    """
+    import mmcl
+    from mmcl.cache import add_embeddings as add
+    from mmcl.runs import Run
+
+    name, _, where = modality.partition("=")
+    source = Run(run).recipe().data.sources[0]
+    modalities = {**source.modalities, **({name: where} if where else {})}
+    source = source.model_copy(update={"shards": shards, "modalities": modalities})
+    options: dict[str, Any] = {"of": of, "dtype": dtype, "batch_size": batch_size, "workers": workers}
+    manifest = add(mmcl.load(run), source, out, modality=name, member=as_ or f"{name}.npy", **options)
+    made = manifest["embeddings"]
+    for reason, count in made["bad"].items():
+        print(f"{count:>12,}  without a vector: {reason}", file=sys.stderr)
+    said = f"{made['samples']:,} vectors of {made['width']} numbers ({dtype}) as .{made['member']}"
+    print(f"{manifest['samples']:,} samples, {said}: {out}", file=sys.stderr)
 
 
 @app.command

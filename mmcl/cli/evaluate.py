@@ -1,30 +1,31 @@
 """mmcl eval."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 
 def evaluate(
-    run: Path,
+    model: str,
     /,
     *,
     on: Annotated[list[str], Parameter(consume_multiple=True)],
+    weights: str | None = None,
     json: bool = False,
 ) -> None:
-    """Measure a run on tasks.
+    """Measure a model on tasks.
 
     Args:
-        run: a run folder.
+        model: a run folder, or a model of a library: open_clip:NAME, transformers:FOLDER, timm:NAME.
         on: tasks, as `mmcl tasks` lists them, or YAML files of your own.
+        weights: of a model of a library: a file, a folder, a tag, `pretrained` or `random`.
         json: print one JSON object, task -> metric -> number.
     """
     import json as json_module
 
     import mmcl
 
-    encoder = mmcl.load(run)
+    encoder = mmcl.load(model, weights=weights)
     results = {task: mmcl.evaluate(encoder, task) for task in on}
     if json:
         print(json_module.dumps(results, indent=1))

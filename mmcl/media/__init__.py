@@ -2,7 +2,19 @@
 
 from mmcl.media.audio import Sound
 from mmcl.media.image import Box, Picture
+from mmcl.media.logmel import MELS, LogMel, Mel, MelPart
 from mmcl.media.normalize import Normalize
 from mmcl.media.transforms import AudioTransform, ImageTransform
 
-__all__ = ["AudioTransform", "Box", "ImageTransform", "Normalize", "Picture", "Sound"]
+__all__ = [
+    "MELS",
+    "AudioTransform",
+    "Box",
+    "ImageTransform",
+    "LogMel",
+    "Mel",
+    "MelPart",
+    "Normalize",
+    "Picture",
+    "Sound",
+]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from pydantic import Field
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from mmcl.types import Draw, Transform
 LONG = 8  # a picture whose sides differ by more than this factor is cut to it before it is resized
 Crop = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
 CROPS = {"random": 0.0, "start": 0.0, "middle": 0.5}  # where the stretch begins, as a share of what is left out
-Short = Literal["pad", "repeat", "repeat_pad"]
+Short = Literal["pad", "repeat", "repeat_pad", "mask"]
 
 
 class ImageTransform(Transform):
@@ -77,13 +77,16 @@ class AudioTransform(Transform):
     """A sound of any length and rate to one channel of a fixed length.
 
     Only the stretch that is used is decoded. Shorter sounds are filled up: with silence (``pad``), by repeating them
-    to the last sample (``repeat``), or by as many whole repeats as fit and then silence (``repeat_pad``, as CLAP does).
+    to the last sample (``repeat``), by as many whole repeats as fit and then silence (``repeat_pad``, as CLAP does), or
+    by NaN (``mask``), which says that nothing is there: such a batch is as long as its longest sound.
 
     Args:
         rate: frames per second.
         seconds: length.
         crop: where the stretch of a longer sound lies; ``random`` draws it.
         short: what fills up shorter sounds.
+        multiple: of samples, to which a batch of masked sounds is as long as its longest, up to ``seconds``.
+        windows: stretches of a sound, equally spread over a longer one; rows of several have one more dimension.
 
     Raises:
         MmclError: a rate, a length or a way that there is not.
@@ -95,34 +98,55 @@ class AudioTransform(Transform):
         seconds: float,
         crop: Literal["random", "start", "middle"] = "random",
         short: Short = "pad",
+        multiple: int = 1,
+        windows: int = 1,
     ) -> None:
         self.rate, self.seconds, self.crop, self.short = rate, seconds, crop, short
         self.frames = round(rate * seconds) if math.isfinite(rate * seconds) else 0
-        if rate < 1 or self.frames < 1 or crop not in CROPS or short not in get_args(Short):
+        if min(rate, self.frames, multiple, windows) < 1 or crop not in CROPS or short not in get_args(Short):
             raise MmclError(
-                f"AudioTransform: rate * seconds must give one frame or more, crop be one of {', '.join(CROPS)}, and "
-                f"short one of {', '.join(get_args(Short))}; got rate={rate}, seconds={seconds}, crop={crop!r}, "
-                f"short={short!r}."
+                f"AudioTransform: rate * seconds must give one frame or more, crop be one of {', '.join(CROPS)}, short "
+                f"one of {', '.join(get_args(Short))}, and multiple and windows 1 or more; got rate={rate}, "
+                f"seconds={seconds}, crop={crop!r}, short={short!r}, multiple={multiple}, windows={windows}."
             )
+        self.multiple, self.windows = multiple, windows
         self._memory = Memory()
 
-    def empty(self, rows: int) -> Float[Tensor, "rows frames"]:
+    def empty(self, rows: int) -> Float[Tensor, "rows *windows frames"]:
         """Room for a batch."""
-        return self._memory.empty((rows, self.frames), torch.float32)
+        shape = (rows, self.frames) if self.windows == 1 else (rows, self.windows, self.frames)
+        return self._memory.empty(shape, torch.float32)
 
-    def __call__(self, value: Sound, draw: Draw, out: Float[Tensor, " frames"]) -> None:
+    def __call__(self, value: Sound, draw: Draw, out: Float[Tensor, "*windows frames"]) -> None:
         """Fill one row."""
         spare = max(value.seconds - self.seconds, 0.0)
-        share = draw().random() if spare and self.crop == "random" else CROPS[self.crop]
-        stretch = value.read(self.rate, share * spare, self.seconds + 2 / self.rate)  # resampling may round
+        if self.windows > 1:
+            for number, window in enumerate(out):
+                self._fill(value, spare * number / (self.windows - 1), window)
+        else:
+            share = draw().random() if spare and self.crop == "random" else CROPS[self.crop]
+            self._fill(value, spare * share, out)
+
+    def _fill(self, value: Sound, start: float, out: Float[Tensor, " frames"]) -> None:
+        stretch = value.read(self.rate, start, self.seconds + 2 / self.rate)  # resampling may round
         samples = torch.from_numpy(stretch)[: self.frames]
         count = len(samples)
         if count == 0:  # shorter than one frame at this rate
             samples, count = torch.zeros(1), 1
-        repeats = {"pad": 1, "repeat": -(-self.frames // count), "repeat_pad": self.frames // count}[self.short]
+        repeats = {"repeat": -(-self.frames // count), "repeat_pad": self.frames // count}.get(self.short, 1)
         filled = samples.repeat(repeats)[: self.frames]
         out[: len(filled)] = filled
-        out[len(filled) :] = 0.0
+        out[len(filled) :] = torch.nan if self.short == "mask" else 0.0
+
+    def finish(
+        self, rows: Float[Tensor, "rows frames"], present: Bool[Tensor, " rows"]
+    ) -> Float[Tensor, "rows longest"]:
+        """Masked rows without what none of them fills."""
+        longest = self.frames
+        if self.short == "mask":  # nothing follows the first NaN
+            filled = ~rows[present, ..., :: self.multiple].isnan()
+            longest = min(max(int(filled.flatten(0, -2).any(0).sum()), 1) * self.multiple, longest)
+        return super().finish(rows[..., :longest], present)
 
 
 def draw_box(height: int, width: int, area: tuple[float, float], rng: np.random.Generator) -> Box:

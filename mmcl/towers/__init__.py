@@ -2,9 +2,12 @@
 
 from mmcl.towers.base import TOWERS, Asset, Backbone, ModelFolder, Tower, TowerPart, TowerSpec, asset, model_folder
 from mmcl.towers.heads import HEADS
+from mmcl.towers.lora import merged, merged_state
 from mmcl.towers.policies import POLICIES
+from mmcl.towers.spectrogram_vit import SpectrogramVit
 from mmcl.towers.text_transformer import TextTransformer
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
+from mmcl.towers.vector import Vector
 from mmcl.towers.vit import Vit
 from mmcl.towers.weights import Loaded
 
@@ -18,13 +21,17 @@ __all__ = [
     "Loaded",
     "ModelFolder",
     "SentencePiece",
+    "SpectrogramVit",
     "TextTransformer",
     "Tokenizer",
     "Tower",
     "TowerPart",
     "TowerSpec",
+    "Vector",
     "Vit",
     "asset",
+    "merged",
+    "merged_state",
     "model_folder",
     "train_sentencepiece",
 ]

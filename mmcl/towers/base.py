@@ -1,20 +1,20 @@
 """What a tower is: a backbone, which a family of encoders brings, and a head to the shared space."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import PlainValidator, SerializeAsAny
+from pydantic import PlainValidator, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
 from mmcl.towers.heads import HeadPart, Linear
 from mmcl.towers.policies import POLICIES, Policy, PolicyPart, Trained
-from mmcl.towers.weights import Loaded, Model, Weights, load_
+from mmcl.towers.weights import Loaded, Weights, load_
 from mmcl.types import Transform
 
 
@@ -56,6 +56,10 @@ class Backbone(nn.Module, ABC):
     width: int
     """Of the vectors that come out."""
 
+    projects: bool = True
+    """Whether the width that it was asked for comes of a projection of its own; one matrix follows where its model has
+    none."""
+
     def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
         """Weights that the library has for this model, from its own place or hub; of backbones that are `named`.
 
@@ -79,6 +83,11 @@ class Backbone(nn.Module, ABC):
     def varies(self) -> bool:
         """Whether two passes of one value may differ in training: by what the transform draws, or by dropout."""
         return True
+
+    @property
+    def draws(self) -> bool:
+        """Whether the transform draws anything in training, also for a frozen backbone; as `varies` unless told."""
+        return self.varies
 
     @abstractmethod
     def transform(self, train: bool) -> Transform:
@@ -115,6 +124,7 @@ class Tower(nn.Module):
         self.policy = policy or Trained()
         self.policy.prepare_(backbone)
         self.learning = self.policy.learns(0)
+        self._still = [part for part in backbone.modules() if _stands_still(part)]
 
     @property
     def takes(self) -> str:
@@ -129,7 +139,8 @@ class Tower(nn.Module):
     @property
     def varies(self) -> bool:
         """Whether two passes of one value may differ in training."""
-        return self.backbone.varies or any(isinstance(m, nn.Dropout) and m.p for m in self.head.modules())
+        backbone = self.backbone.draws if self.policy.never else self.backbone.varies
+        return backbone or any(isinstance(m, nn.Dropout) and m.p for m in self.head.modules())
 
     def at_step(self, step: int) -> None:
         """Learn, or stand still, as the policy has it at a step of the optimizer."""
@@ -139,10 +150,22 @@ class Tower(nn.Module):
             self.train(self.training)
 
     def train(self, mode: bool = True) -> "Tower":
-        """Training mode, but not of a backbone that stands still."""
+        """Training mode, but not of a backbone that stands still, nor of parts of which no weight learns."""
         super().train(mode)
         self.backbone.train(mode and self.learning)
+        for part in self._still:
+            part.eval()
         return self
+
+    def lr_factors(self) -> dict[str, float]:
+        """Parameter -> factor of the learning rate, of those that do not learn at 1."""
+        factors = self.policy.factors(self.backbone)
+        return {f"backbone.{name}": factor for name, factor in factors.items() if factor != 1}
+
+    def learning_parameters(self) -> Iterator[nn.Parameter]:
+        """Those that learn at the step that is made."""
+        parts = [self.head, self.backbone] if self.learning else [self.head]
+        return (p for part in parts for p in part.parameters() if p.requires_grad)
 
     def transform(self, train: bool) -> Transform:
         """What makes a row of one decoded value."""
@@ -172,9 +195,27 @@ class TowerSpec(Part):
 
     weights: Weights = None
     """What the backbone begins with: `random`, `pretrained` (the library's own), a tag of the library, a file, a folder
-    of one model, a run (its tower of this modality, head included where it fits), or a mapping {from: any of these,
-    partial: load what fits, prefix: of the names that count}. Unless told, `pretrained` for models that a library
-    knows by name, and `random` for those that are sized here."""
+    of one model, `hf-hub:` and a name, a run (its tower of this modality, head included where it fits), or a mapping
+    {from: any of these, partial: load what fits, prefix: of the names that count}. Unless told, `pretrained` for models
+    that a library knows by name, and `random` for those that are sized here."""
+
+    @model_validator(mode="after")
+    def _keeps_some(self) -> "TowerSpec":
+        if self.gradient_checkpointing and self.policy.build().never:
+            raise MmclError(
+                f"gradient_checkpointing: a backbone that is {self.policy.name} keeps no activations anyway."
+            )
+        return self
+
+    @property
+    def own_projection(self) -> bool:
+        """Whether the backbone's own projection makes the width of the shared space, in place of a head."""
+        return self.head is None and "dim" in self.wants
+
+    @property
+    def learns_always(self) -> bool:
+        """Whether it has a head that learns, whatever the backbone does."""
+        return not self.own_projection and (self.head is None or self.head.name != "none")
 
     def build(self, *, dim: int, modality: str = "", load: bool = True, **context: Any) -> Tower:
         """The tower, with the weights that the recipe says.
@@ -185,24 +226,29 @@ class TowerSpec(Part):
             load: bring the weights; otherwise they are random, because a checkpoint brings others.
             context: what else only the running program knows.
         """
-        own = self.head is None and "dim" in self.wants
+        own = self.own_projection
         backbone = self.made(**({"dim": dim if own else None} if "dim" in self.wants else {}), **context)
         assert isinstance(backbone, Backbone)
+        own = own and backbone.projects
         head = None if own else (self.head.build() if self.head else Linear()).between(backbone.width, dim)
-        loaded = load_(backbone, head or nn.Identity(), self.weights, self._model(), modality) if load else None
+        loaded = load_(backbone, head or nn.Identity(), self.weights, self._called, modality) if load else None
         if self.gradient_checkpointing:
             backbone.recompute_()
         tower = Tower(backbone, head, self.policy.build())
         tower.loaded = loaded
         return tower
 
-    def _model(self) -> Model:
-        """What the backbone is, in messages."""
+    @property
+    def _called(self) -> str:
+        """The family and its model, for messages."""
         which = getattr(self, "model", None)
-        marks = [mark for field in type(self).model_fields.values() for mark in field.metadata]
-        return Model(
-            self.name if which is None else f"{self.name}:{which}", any(isinstance(m, ModelFolder) for m in marks)
-        )
+        return self.name if which is None else f"{self.name}:{which}"
+
+
+def _stands_still(part: nn.Module) -> bool:
+    """Whether a part has weights, and none of them learns."""
+    weights = list(part.parameters())
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
 
 
 TOWERS: Registry[Backbone] = Registry("tower", TowerSpec)

@@ -1,6 +1,5 @@
 """Tensors by name, from the files that libraries and runs leave behind. Nothing in a file is ever executed."""
 
-import contextlib
 import hashlib
 import json
 import pickle
@@ -82,7 +81,7 @@ def read(path: Path) -> Tensors:
 
 
 def read_hub(name: str) -> Tensors:
-    """Tensors of a model of transformers that the hub, or its cache, has under a name.
+    """Tensors of the model that the hub, or its cache on this machine, has under a name.
 
     Raises:
         MmclError: there is none, or it cannot be fetched.
@@ -90,19 +89,22 @@ def read_hub(name: str) -> Tensors:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    try:
-        folder = Path(hf_hub_download(name, "config.json")).parent
-        for whole in (each for one in WHOLE for each in (one, f"{one}.index.json")):
-            with contextlib.suppress(EntryNotFoundError):
-                if hf_hub_download(name, whole).endswith(".json"):
-                    for shard in _shards(folder / whole):
-                        hf_hub_download(name, shard)
-                break
-    except (OSError, ValueError) as error:  # what the hub's errors are
-        reason = str(error).strip().partition("\n")[0]
-        raise MmclError(f"{name!r} is no file and no folder, and the hub does not give it: {reason}") from None
-    found = read(folder)
-    return Tensors(name, found.state, found.files)
+    reason: object = "it has no weights there"
+    for whole in (each for one in WHOLE for each in (one, f"{one}.index.json")):
+        try:
+            found = Path(hf_hub_download(name, whole))
+            for shard in _shards(found) if found.suffix == ".json" else ():
+                hf_hub_download(name, shard)
+        except EntryNotFoundError as error:  # perhaps it is called otherwise
+            reason = error
+        except (OSError, ValueError) as error:  # what the hub's errors are
+            reason = error
+            break
+        else:
+            read_ = read(found.parent)
+            return Tensors(f"hf-hub:{name}", read_.state, read_.files)
+    said = str(reason).strip().partition("\n")[0]
+    raise MmclError(f"the hub does not give weights of {name!r}: {said}")
 
 
 def read_run(path: Path) -> Tensors:

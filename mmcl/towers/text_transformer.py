@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from open_clip import transformer
 from open_clip.model import resize_text_pos_embed
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmcl.errors import MmclError
 from mmcl.towers.activations import ACTIVATIONS, Activation
 from mmcl.towers.base import TOWERS, Backbone
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
-from mmcl.types import Draw, Transform
+from mmcl.towers.tokens import TextTransform
 
 Count = Annotated[int, Field(ge=1)]
 OWN = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "cls_emb")
@@ -64,6 +64,11 @@ class TextTransformer(Backbone):
     ) -> None:
         super().__init__()
         self.tokenizer: Tokenizer = tokenizer.build()
+        if not causal and self.tokenizer.pad_id is None:
+            raise MmclError(
+                f"causal: false needs a tokenizer that has a padding token; {tokenizer.name} pads with a token that texts "
+                "may hold."
+            )
         self.context_length, self.causal = context_length, causal
         self.transformer = transformer.TextTransformer(
             context_length=context_length,
@@ -75,7 +80,7 @@ class TextTransformer(Backbone):
             no_causal_mask=not causal,
             use_pad_mask=not causal,  # what follows the end cannot be seen from it where attention is causal
             act_layer=ACTIVATIONS[activation],
-            pad_id=self.tokenizer.pad_id,
+            pad_id=self.tokenizer.pad_id or 0,
             eos_id=self.tokenizer.eos_id,
             pool_type="eos",  # the default pools at the largest number, the end in CLIP's vocabulary only
             output_dim=dim,
@@ -84,9 +89,15 @@ class TextTransformer(Backbone):
         nn.init.normal_(self.transformer.token_embedding.weight, std=embedding_std)
         nn.init.normal_(self.transformer.positional_embedding, std=embedding_std / 2)
 
-    def transform(self, train: bool) -> "TextTransform":
+    @property
+    def varies(self) -> bool:
+        """Nothing is drawn in training."""
+        return False
+
+    def transform(self, train: bool) -> TextTransform:
         """Tokens; the same in training and after."""
-        return TextTransform(self.tokenizer, self.context_length, pad_to_context=self.causal)
+        rows = self.tokenizer.rows(self.context_length)
+        return TextTransform(rows, self.context_length, padding=self.transformer.pad_id, whole=self.causal)
 
     def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of an open_clip CLIP (``text.``, or without it in older ones), or of its text transformer alone."""
@@ -113,32 +124,3 @@ def _at_length(state: dict[str, Tensor], text: transformer.TextTransformer) -> d
         resize_text_pos_embed(moved, text)
         state[name] = moved[theirs]
     return state
-
-
-class TextTransform(Transform):
-    """A text to a row of token numbers that ends with the end token.
-
-    Args:
-        tokenizer: text to token numbers.
-        context_length: longest row; longer texts are cut.
-        pad_to_context: pad rows to the context length rather than to the longest of a batch.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, context_length: int, pad_to_context: bool) -> None:
-        self.tokenizer, self.context_length, self.pad_to_context = tokenizer, context_length, pad_to_context
-
-    def empty(self, rows: int) -> Int[Tensor, "rows tokens"]:
-        """Padding."""
-        return torch.full((rows, self.context_length), self.tokenizer.pad_id)
-
-    def __call__(self, value: str, draw: Draw, out: Int[Tensor, " tokens"]) -> None:
-        """Fill one row."""
-        tokens = [*self.tokenizer.encode(value)[: self.context_length - 1], self.tokenizer.eos_id]
-        out[: len(tokens)] = torch.tensor(tokens)
-
-    def finish(self, rows: Int[Tensor, "rows tokens"], present: Bool[Tensor, " rows"]) -> Int[Tensor, "rows longest"]:
-        """Rows without the columns in which all are padding."""
-        if self.pad_to_context:
-            return rows
-        used = (rows != self.tokenizer.pad_id).any(0).nonzero()
-        return rows[:, : int(used[-1]) + 1] if len(used) else rows[:, :1]

@@ -1,7 +1,8 @@
 """Text to token numbers."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -25,11 +26,13 @@ class Tokenizer(Protocol):
     """What a text tower needs of a tokenizer."""
 
     vocab_size: int
-    pad_id: int
+    pad_id: int | None
+    """Of a token that no text holds; None where there is none."""
     eos_id: int
+    """Of the token that ends every row."""
 
-    def encode(self, text: str) -> list[int]:
-        """Token numbers of a text, without padding and without an end."""
+    def rows(self, length: int) -> Callable[[str], Sequence[int]]:
+        """What makes token numbers of a text, the end last, and at most so many; called from many threads."""
         ...
 
 
@@ -56,13 +59,21 @@ class SentencePiece:
         except RuntimeError:
             raise MmclError(f"tokenizer: {model} is no sentencepiece model.") from None
         self.vocab_size = self.pieces.get_piece_size()
-        self.pad_id, self.eos_id = max(self.pieces.pad_id(), 0), self.pieces.eos_id()
+        self.pad_id = self.pieces.pad_id() if self.pieces.pad_id() >= 0 else None
+        self.eos_id = self.pieces.eos_id()
         if self.eos_id < 0:
             raise MmclError(f"tokenizer: {model} has no end-of-sentence piece, which the text tower pools at.")
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text, without padding and without an end."""
         return self.pieces.encode(text)
+
+    def rows(self, length: int) -> Callable[[str], Sequence[int]]:
+        """Pieces, and the end."""
+        return partial(self._row, length)
+
+    def _row(self, length: int, text: str) -> list[int]:
+        return [*self.encode(text)[: length - 1], self.eos_id]
 
 
 def train_sentencepiece(

@@ -106,7 +106,12 @@ class Vit(Backbone):
     @property
     def varies(self) -> bool:
         """Whether anything is drawn in training."""
-        return tuple(self.crop) != (1, 1) or bool(self.shift or self.patch_dropout)
+        return self.draws or bool(self.patch_dropout)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the transform draws."""
+        return tuple(self.crop) != (1, 1) or bool(self.shift)
 
     def transform(self, train: bool) -> ImageTransform:
         """Crop and resize."""

@@ -1,9 +1,10 @@
 """Weights of a tower, at the start of a run: where from, and what exactly was loaded."""
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from pydantic import BeforeValidator, Field, model_serializer
@@ -13,7 +14,7 @@ from mmcl.errors import MmclError
 from mmcl.registry import Spec
 from mmcl.towers.tensor_files import SUFFIXES, Tensors, few, read, read_hub, read_run
 
-RANDOM, PRETRAINED = "random", "pretrained"
+RANDOM, PRETRAINED, HUB = "random", "pretrained", "hf-hub:"
 
 
 class WeightsSpec(Spec):
@@ -21,7 +22,7 @@ class WeightsSpec(Spec):
 
     source: Annotated[str, Field(min_length=1)] = Field(alias="from")
     """`random`; `pretrained`, the library's own; a tag of the library, where it has several; a file, a folder of one
-    model, or a run, whose tower of the same modality is meant."""
+    model, `hf-hub:` and a name on the hub; or a run, whose tower of the same modality is meant."""
     partial: bool = False
     """Load what fits, and leave the rest random."""
     prefix: str | None = None
@@ -102,21 +103,14 @@ class Loaded:
         return asdict(self)
 
 
-class Model(NamedTuple):
-    """What a tower's backbone is."""
-
-    called: str  # in messages
-    of_hub: bool  # whether it is a model of transformers, which the hub has by name
-
-
-def load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec | None, model: Model, modality: str) -> Loaded | None:
+def load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec | None, called: str, modality: str) -> Loaded | None:
     """Bring weights into a tower that has random ones.
 
     Args:
         backbone: what they are for.
         head: what comes after it; loaded as well from a run, where it fits.
         spec: what the recipe says; where it says nothing, a model that a library knows by name has its weights.
-        model: what the backbone is.
+        called: the family and its model, for messages.
         modality: the tower's.
 
     Returns:
@@ -133,21 +127,21 @@ def load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec | None, model: 
         return None
     try:
         with torch.random.fork_rng(devices=[]):  # a library may build a model of its own; ours stay as they are drawn
-            return _load_(backbone, head, spec, model, modality)
+            return _load_(backbone, head, spec, called, modality)
     except MmclError as error:
         raise MmclError(f"towers.{modality}.weights: {error}") from None
 
 
-def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, model: Model, modality: str) -> Loaded:
-    found = _found(backbone, spec, model, modality)
+def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, called: str, modality: str) -> Loaded:
+    found = _found(backbone, spec, called, modality)
     ahead: dict[str, Tensor] = {}
-    if is_run(Path(spec.source)):
+    if all(name.startswith(("backbone.", "head.")) for name in found.state):  # a tower of mmcl
         ahead = {k.removeprefix("head."): t for k, t in found.state.items() if k.startswith("head.")}
         found = found.under("backbone.")
     try:
         state = backbone.translated(found.state)
     except (RuntimeError, AssertionError, KeyError) as error:
-        raise MmclError(f"{found.source} does not fit {model.called}: {error!r}.") from None
+        raise MmclError(f"{found.source} does not fit {called}: {error!r}.") from None
     own = backbone.state_dict()
     fits = {name: t for name, t in state.items() if name in own and t.shape == own[name].shape}
     loaded = sorted(fits.keys() | _tied(backbone, fits.keys()))
@@ -170,7 +164,7 @@ def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, model: Model,
         head=fits_head,
         files=found.described(),
     )
-    _judge(record, spec, model)
+    _judge(record, spec, called)
     backbone.load_state_dict(fits, strict=False)
     if fits_head:
         head.load_state_dict(ahead)
@@ -179,25 +173,46 @@ def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, model: Model,
 
 def is_run(path: Path) -> bool:
     """Whether a path is the folder of a run."""
-    return (path / "recipe.yaml").is_file()
+    return (path / "recipe.yaml").is_file() and not (path / "manifest.json").exists()
 
 
-def _found(backbone: Loadable, spec: WeightsSpec, model: Model, modality: str) -> Tensors:
+def is_export(path: Path) -> bool:
+    """Whether a path is a run's export in mmcl's own format."""
+    try:
+        kind = json.loads((path / "manifest.json").read_text()).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return kind == "safetensors"
+
+
+def _found(backbone: Loadable, spec: WeightsSpec, called: str, modality: str) -> Tensors:
     """The tensors that are meant."""
     path = Path(spec.source)
     if is_run(path):
-        return read_run(path).under(spec.prefix or f"towers.{modality}.")
+        return _plain(read_run(path).under(spec.prefix or f"towers.{modality}."), path)
+    if is_export(path):
+        return read(path).under(spec.prefix or f"{modality}.")
     if spec.source == PRETRAINED:
-        found = Tensors(f"{model.called} (its own)", backbone.pretrained(None))
+        found = Tensors(f"{called} (its own)", backbone.pretrained(None))
+    elif spec.source.startswith(HUB):
+        found = read_hub(spec.source.removeprefix(HUB))
     elif path.exists():
         found = read(path)
     elif path.suffix in SUFFIXES or not backbone.named:
         raise MmclError(f"there is no file or folder {spec.source!r}.")
-    elif model.of_hub:
-        found = read_hub(spec.source)
     else:
-        found = Tensors(f"{model.called} ({spec.source})", backbone.pretrained(spec.source))
+        found = Tensors(f"{called} ({spec.source})", backbone.pretrained(spec.source))
     return found if spec.prefix is None else found.under(spec.prefix)
+
+
+def _plain(found: Tensors, path: Path) -> Tensors:
+    """The same, if no adapters stand between the weights."""
+    if any(".base_layer." in name for name in found.state):
+        raise MmclError(
+            f"{path}: this tower has LoRA's adapters beside its weights. Put them together (mmcl export {path} "
+            "--format safetensors --out DIR), and take DIR."
+        )
+    return found
 
 
 def _tied(backbone: Loadable, names: Collection[str]) -> set[str]:
@@ -207,17 +222,17 @@ def _tied(backbone: Loadable, names: Collection[str]) -> set[str]:
     return {name for name, t in own.items() if id(t) in tensors}
 
 
-def _judge(record: Loaded, spec: WeightsSpec, model: Model) -> None:
+def _judge(record: Loaded, spec: WeightsSpec, called: str) -> None:
     """Refuse what is not whole, unless a part is asked for, and what is nothing."""
     whole = len(record.loaded) + len(record.missing) + len(record.misshapen)
     if not record.loaded and not record.misshapen:
         raise MmclError(
-            f"nothing of {record.source} fits {model.called}: it has {few(record.unexpected)}, and "
+            f"nothing of {record.source} fits {called}: it has {few(record.unexpected)}, and "
             f"{few(record.missing)} are wanted. `prefix` picks one part of a checkpoint."
         )
     if record.loaded and (spec.partial or not (record.missing or record.misshapen)):
         return
-    lines = [f"{record.source} has {len(record.loaded)} of the {whole} tensors of {model.called}."]
+    lines = [f"{record.source} has {len(record.loaded)} of the {whole} tensors of {called}."]
     if record.missing:
         lines.append(f"It lacks {len(record.missing)}: {few(record.missing)}.")
     if record.misshapen:

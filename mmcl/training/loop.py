@@ -90,7 +90,8 @@ class Trainer:
         optimizer, self.schedule = recipe.optimizer.build(), recipe.schedule.build()
         self.lr = self.base_lr = optimizer.lr
         self.optimizer: torch.optim.Optimizer
-        self.towers, self.optimizer = self.accelerator.prepare(self.model, optimizer.over([self.model, self.objective]))
+        parameters = optimizer.over([self.model, self.objective], self.model.lr_factors())
+        self.towers, self.optimizer = self.accelerator.prepare(self.model, parameters)
         self.step, self.seconds, self.epoch = 0, 0.0, 0
         self.seen: dict[str, Tensor] = {}  # of the last step that is logged
         self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)
@@ -215,7 +216,7 @@ class Trainer:
         """One step of the optimizer; returns the norm of the gradient before it was clipped."""
         self.lr = self.base_lr * self.schedule.factor(self.step, self.recipe.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group["lr_factor"]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = self._clip(parameters)
         self.optimizer.step()

@@ -1,6 +1,7 @@
 """The commands, in this process: what they print, and one clear message and exit code 2 for a mistake."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -45,14 +46,15 @@ def test_help_is_instant_and_lists_the_commands() -> None:
     before = time.perf_counter()
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "mmcl", "--help"], capture_output=True, text=True)
     assert time.perf_counter() - before < 5
-    for command in ("train", "eval", "embed", "objectives", "recipes", "tasks", "data"):
+    for command in ("train", "eval", "embed", "objectives", "towers", "recipes", "tasks", "data"):
         assert command in done.stdout
     for heavy in ("torch", "numpy", "open_clip", "pydantic"):
         assert not any(line.split("|")[-1].strip() == heavy for line in done.stderr.splitlines())
 
 
 @pytest.mark.parametrize(
-    "command", [["train"], ["eval"], ["embed"], ["objectives"], ["recipes"], ["tasks"], ["data"], ["data", "build"]]
+    "command",
+    [["train"], ["eval"], ["embed"], ["objectives"], ["towers"], ["recipes"], ["tasks"], ["data"], ["data", "build"]],
 )
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main([*command, "--help"])
@@ -117,6 +119,32 @@ def test_objectives_are_listed_and_shown_as_lines_of_a_recipe(capsys: pytest.Cap
         assert "https://" in shown.split("objective:")[0] or name in ("gram_volume", "cuaxu", "clip_uniform")
         assert YAML(typ="safe", pure=True).load(shown) == {"objective": terms}
     assert "no objective is called 'clop'; did you mean 'clip'?" in fails(capsys, "objectives", "show", "clop")
+
+
+def test_towers_are_listed_and_shown_with_every_key_and_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    from mmcl.towers import HEADS, POLICIES, TOWERS, TowerSpec
+
+    main(["towers"])
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines]
+    assert listed == ["towers:", *sorted(TOWERS.classes), "head:", *sorted(HEADS.classes), "policy:",
+                      *sorted(POLICIES.classes)]  # fmt: skip
+    assert all(len(line) < 130 for line in lines)
+    assert re.search(r"^  vector +vector +Ready vectors", "\n".join(lines), re.MULTILINE)
+    assert re.search(r"^  mlp +hidden, dropout, bias +A perceptron", "\n".join(lines), re.MULTILINE)
+    for name in TOWERS.classes:
+        main(["towers", "show", name])
+        about, own, common = re.split(r"^Keys of .*:$", capsys.readouterr().out, flags=re.MULTILINE)
+        assert "Use when:" in about
+        assert "Args:" not in about
+        keys = set(TOWERS.spec_of(name).model_fields) - set(TowerSpec.model_fields)
+        assert set(re.findall(r"^  (\w+)(?: \(needed\)| \[.*?\])?: \w", own, re.MULTILINE)) == keys
+        assert set(re.findall(r"^  (\w+).*?: [A-Z]", common, re.MULTILINE)) == set(TowerSpec.model_fields) - {"name"}
+    main(["towers", "show", "vector"])
+    shown = capsys.readouterr().out
+    assert "width (needed): numbers of a vector." in shown
+    assert "normalize [false]: " in shown
+    assert "no tower is called 'vectr'; did you mean 'vector'?" in fails(capsys, "towers", "show", "vectr")
 
 
 def test_tasks_and_data_sets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,8 +243,6 @@ def test_a_tokenizer_is_trained_on_the_captions_of_shards(
 def test_a_mistake_in_training_is_one_clear_message_and_leaves_nothing(
     recipe: Path, overrides: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    import re
-
     assert re.search(told, fails(capsys, "train", recipe, *overrides))
     assert not (tmp_path / "run").exists()
 

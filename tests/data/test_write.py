@@ -278,7 +278,8 @@ def test_keys_of_equal_hash_are_no_duplicates(tmp_path: Path, monkeypatch: pytes
 
 
 class Odd:
-    pass
+    def __repr__(self) -> str:  # an address would name the test differently in each process of pytest-xdist
+        return "Odd()"
 
 
 @pytest.mark.parametrize(

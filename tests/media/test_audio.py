@@ -67,6 +67,21 @@ def test_short_sounds_are_filled_up_as_is_said() -> None:
     assert rows["repeat_pad"].tolist() == [1, 2, 3, 4, 1, 2, 3, 4, 0, 0]
 
 
+def test_masked_sounds_end_in_nan_and_batches_as_the_longest_does() -> None:
+    transform = AudioTransform(4_000, 10 / 4_000, short="mask", multiple=3)
+    rows = transform.empty(3)
+    for out, samples in zip(rows, (4, 2, 9), strict=True):
+        transform(Sound.of(np.arange(1, samples + 1, dtype=np.float32), 4_000), np.random.default_rng, out)
+    present = torch.tensor([True, True, False])
+    batch = transform.finish(rows.clone(), present)
+    assert batch.shape == (3, 6)
+    np.testing.assert_array_equal(batch[:2], [[1, 2, 3, 4, np.nan, np.nan], [1, 2, *[np.nan] * 4]])
+    assert (batch[2] == 0).all()
+    assert transform.finish(rows, torch.ones(3, dtype=torch.bool)).shape == (3, 9)
+    transform(Sound.of(np.arange(20, dtype=np.float32), 4_000), np.random.default_rng, rows[0])
+    assert transform.finish(rows, torch.ones(3, dtype=torch.bool)).shape == (3, 10)  # never more than the seconds
+
+
 def test_long_sounds_are_cut_where_is_said_and_draw_from_what_they_are_given() -> None:
     sound = Sound.of(np.arange(8_000, dtype=np.float32), 4_000)
     cut = {crop: row(AudioTransform(4_000, 0.5, crop=crop), sound) for crop in ("start", "middle", "random")}

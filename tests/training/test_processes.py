@@ -19,7 +19,7 @@ from mmcl import distributed, workflow
 from mmcl.losses import Objective
 from mmcl.model import MultiTower
 from mmcl.recipe import Recipe, dump_yaml
-from mmcl.towers import Backbone, Tower
+from mmcl.towers import POLICIES, Backbone, Tower
 from mmcl.training.loop import gathered
 from mmcl.types import Batch, Embeddings, Mixed, Transform, sample_id
 from tests.distributed_worker import run_processes
@@ -218,15 +218,19 @@ def absent_on_one_process() -> dict[str, Tensor]:
     """Gradients of towers under DDP, where the last process has no audio, and where it has nothing at all."""
     vectors, present, keys = whole_batch()
     gradients = {}
-    for name in ("some", "none"):
+    for name in ("some", "none", "still"):
         offset, count = distributed.share(ROWS, distributed.rank(), distributed.world_size())
         own, last = slice(offset, offset + count), slice(ROWS - 3, ROWS)
         there = {m: p.clone() for m, p in present.items()}
         if name == "none":
             for m in TOWERS:
                 there[m][last] = False
+        if name == "still":  # the last process has rows of a tower that is frozen, and of no other
+            for m in TOWERS[1:]:
+                there[m][last] = False
         torch.manual_seed(4)
-        towers: torch.nn.Module = MultiTower({m: Tower(Linear()) for m in TOWERS}, DIM)
+        policies = {"image": POLICIES.check("frozen").build()} if name == "still" else {}
+        towers: torch.nn.Module = MultiTower({m: Tower(Linear(), policy=policies.get(m)) for m in TOWERS}, DIM)
         if distributed.world_size() > 1:
             towers = torch.nn.parallel.DistributedDataParallel(
                 towers,
@@ -240,7 +244,8 @@ def absent_on_one_process() -> dict[str, Tensor]:
         )
         (out.total * distributed.world_size()).backward()
         for key, parameter in towers.named_parameters():
-            gradients[f"{name} {key.removeprefix('module.')}"] = parameter.grad
+            if parameter.requires_grad:
+                gradients[f"{name} {key.removeprefix('module.')}"] = parameter.grad
     return gradients
 
 
