@@ -89,12 +89,14 @@ class Source:
         ]
         if len(terms) != 1:
             why = "no term" if not terms else f"{len(terms)} terms"
-            note = f"the objective has {why} with a temperature over cosines, so this is CLIP's value before training"
+            note = f"CLIP's before training, since the objective has {why} with a temperature over cosines"
             return LogitScale(CLIP_SCALE, None, note)
         temperature, bias = terms[0].temperature, terms[0].contrast.logit_bias()
         assert temperature is not None
         scale = temperature.log_scale.item()
-        return LogitScale(scale, None if bias is None else bias.item(), "from the objective's temperature, as it is")
+        return LogitScale(
+            scale, None if bias is None else bias.item(), "one over the objective's temperature, without a limit"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A run's picture and text towers as one CLIP, under the names of open_clip's classes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,8 @@ def clip_of(source: Source) -> Clip:
             raise MmclError(f"towers.{image if kind == 'image' else text}: a {part.name} is none of CLIP's towers.")
     vision: Any = parts["image"]
     words: Any = parts["text"]
+    if vision.pool not in ("tok", "avg"):
+        raise MmclError(f"towers.{image}: pool: {vision.pool}: tok and avg are exported.")
     if not words.causal:
         raise MmclError(
             f"towers.{text}: causal: false: the tokens see all others but the padding, and CLIP's classes cannot leave "
@@ -61,7 +64,7 @@ def clip_of(source: Source) -> Clip:
         )
     state = {f"visual.{k}": t for k, t in _plain(source, image, "image").items()} | _plain(source, text, "text")
     scale, others = source.logit_scale, [m for m in source.modalities if m not in (image, text)]
-    notes = [f"The logit scale is {scale.note}."]
+    notes = [f"The logit scale, {math.exp(scale.log_scale):.4g}, is {scale.note}."]
     if others:
         notes.append(
             f"The run's towers of {', '.join(others)} are not in this export: the format has no place for them."
@@ -88,14 +91,14 @@ def _plain(source: Source, modality: str, kind: str) -> dict[str, Tensor]:
     """A tower's weights under the names of its class in open_clip, its head as the class's own projection."""
     state = source.state(modality)
     plain = {k.removeprefix(OWN): t for k, t in state.items() if k.startswith(OWN)}
-    head = source.recipe.towers[modality].head
-    if head is None:
+    head, names = source.recipe.towers[modality].head, {k for k in state if not k.startswith(OWN)}
+    if head is None and not names:
         return plain
-    names = {k for k in state if k.startswith("head.")}
-    if head.name == "none":
+    if head is not None and head.name == "none" and not names:
         matrix = torch.eye(source.encoder.dim)
-    elif names == {"head.weight"}:
+    elif head is not None and names == {"head.weight"}:
         matrix = state["head.weight"].T
     else:
-        raise MmclError(f"towers.{modality}.head: CLIP projects by one matrix, and not by {head.name}.")
+        by = ", ".join(sorted(names)) if head is None else head.name
+        raise MmclError(f"towers.{modality}.head: CLIP projects by one matrix, and not by {by}.")
     return plain | {PROJECTIONS[kind]: matrix}

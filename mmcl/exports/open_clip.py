@@ -77,7 +77,7 @@ def _text(clip: Clip) -> dict[str, Any]:
         "context_length": part.context_length,
         "vocab_size": tokenizer.vocab_size,
         "hf_tokenizer_name": ".",
-        "pad_id": tokenizer.pad_id,
+        "pad_id": tokenizer.pad_id or 0,  # nothing looks at what follows the end
         "eos_id": tokenizer.eos_id,
         "pool_type": "eos",
     }

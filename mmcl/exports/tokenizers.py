@@ -43,10 +43,11 @@ def save_tokenizer(tokenizer: object, folder: Path, context_length: int) -> None
     pieces = tokenizer.pieces
     named = {"pad_token": pieces.pad_id(), "unk_token": pieces.unk_id(), "bos_token": pieces.bos_id()}
     special = {name: pieces.id_to_piece(number) for name, number in named.items() if number >= 0}
+    end = pieces.id_to_piece(tokenizer.eos_id)
     saved = PreTrainedTokenizerFast(
         tokenizer_object=_same(pieces),
-        eos_token=pieces.id_to_piece(tokenizer.eos_id),
-        **{"pad_token": pieces.id_to_piece(tokenizer.pad_id), **special},
+        eos_token=end,
+        **{"pad_token": end, **special},  # texts are pooled at the first end
         model_max_length=context_length,
         split_special_tokens=True,  # a text that spells a special token means its letters
         padding_side="right",

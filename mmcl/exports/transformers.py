@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmcl.errors import MmclError
@@ -58,12 +58,14 @@ def write(source: Source, folder: Path) -> Written:
         text_config=CLIPTextConfig(**_text(clip), projection_dim=source.encoder.dim),
         vision_config=CLIPVisionConfig(**_vision(clip), projection_dim=source.encoder.dim),
         projection_dim=source.encoder.dim,
+        architectures=["CLIPModel"],
         logit_scale_init_value=clip.logit_scale.log_scale,
     )
     with torch.random.fork_rng():
         model = CLIPModel(config)
     model.load_state_dict(split({**clip.state, "logit_scale": torch.tensor(clip.logit_scale.log_scale)}))
-    model.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, folder / WEIGHTS, {"format": "pt"})
     side = clip.vision.image_size
     CLIPImageProcessor(
         size={"shortest_edge": side},

@@ -1,5 +1,6 @@
 """open_clip opens what was exported for it, and finds the same vectors, tokens and classes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 import mmcl
 from mmcl.exports import open_export
 from mmcl.model import Encoder
+from mmcl.recipe import Recipe
+from mmcl.runs import build_model
 from tests.exports.conftest import TEXTS, Seen, accuracy
 
 
@@ -51,3 +54,12 @@ def test_it_comes_back(folder: Path, encoder: Encoder, seen: Seen) -> None:
     again = open_export(folder, "cpu")
     assert torch.equal(again.embed("text", TEXTS), encoder.embed("text", TEXTS))
     assert torch.equal(again.embed("image", seen.pictures[:8]), encoder.embed("image", seen.pictures[:8]))
+
+
+def test_a_run_begins_with_it(
+    folder: Path, encoder: Encoder, clip_recipe: Callable[..., Recipe], seen: Seen, tmp_path: Path
+) -> None:
+    towers = [f"towers.{m}.weights={folder}" for m in ("image", "text")]
+    begun = Encoder(build_model(clip_recipe(tmp_path / "run", *towers)).eval(), torch.device("cpu"))
+    assert torch.equal(begun.embed("text", TEXTS), encoder.embed("text", TEXTS))
+    assert torch.equal(begun.embed("image", seen.pictures[:8]), encoder.embed("image", seen.pictures[:8]))
