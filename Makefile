@@ -26,10 +26,10 @@ demo: .venv/installed
 	$(BIN)/mmcl embed $(RUN) --shards $(DATA)/glyphs/test --out embeddings/demo
 
 test: .venv/tested
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: .venv/tested
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 check: .venv/tested
 	$(BIN)/ruff format --check .

@@ -184,7 +184,7 @@ class Encoder:
         chunks = (self.rows(modality, values[start : start + self.batch_size], start) for start in starts)
         return torch.cat([self.embed_rows(modality, rows) for rows in chunks]).cpu()
 
-    def rows(self, modality: str, values: Sequence[Any], first: int = 0) -> Tensor:
+    def rows(self, modality: str, values: Sequence[Any] | np.ndarray | Tensor, first: int = 0) -> Tensor:
         """One batch of rows, as the transform makes them in evaluation, of values as `embed` takes them.
 
         Args:

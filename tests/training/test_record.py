@@ -10,6 +10,7 @@ from torch import Tensor
 from mmcl import distributed
 from mmcl.model import MultiTower, embedded, present_rows
 from mmcl.recipe import EmaSpec
+from mmcl.towers import Tower
 from mmcl.training.average import Average
 from mmcl.training.record import gathered, placed
 from mmcl.types import Batch
@@ -42,7 +43,7 @@ def one_of_several() -> dict[str, Any]:
     offset, count = distributed.share(ROWS, distributed.rank(), distributed.world_size())
     columns, batch = batch_of(slice(offset, offset + count))
     torch.manual_seed(4)
-    towers: torch.nn.Module = MultiTower({m: Linear() for m in ("image", "text")}, DIM)
+    towers: torch.nn.Module = MultiTower({m: Tower(Linear()) for m in ("image", "text")}, DIM)
     if distributed.world_size() > 1:
         towers = torch.nn.parallel.DistributedDataParallel(
             towers,
@@ -108,7 +109,7 @@ def test_copies_go_through_their_tower_together() -> None:
 
 def test_the_average_is_the_recurrence_of_its_decay() -> None:
     torch.manual_seed(0)
-    model = MultiTower({"image": Linear()}, DIM)
+    model = MultiTower({"image": Tower(Linear())}, DIM)
     for spec in (EmaSpec(decay=0.7, warmup=False), EmaSpec(decay=0.4)):
         average = Average(model, spec)
         assert not any(p.requires_grad for p in average.model.parameters())
@@ -116,12 +117,12 @@ def test_the_average_is_the_recurrence_of_its_decay() -> None:
         expected: Tensor | None = None
         for step in range(12):
             with torch.no_grad():
-                model.tower("image").linear.weight += torch.randn(DIM, DIM)  # type: ignore[operator]
-            weight = model.tower("image").linear.weight.detach().clone()  # type: ignore[union-attr]
+                model.tower("image").backbone.linear.weight += torch.randn(DIM, DIM)  # type: ignore[operator]
+            weight = model.tower("image").backbone.linear.weight.detach().clone()  # type: ignore[union-attr]
             decay = 0.7 if not spec.warmup else min(0.4, (1 + step) / (10 + step))
             expected = weight if expected is None else decay * expected + (1 - decay) * weight
             average.update(model)
-            torch.testing.assert_close(average.model.tower("image").linear.weight, expected)  # type: ignore[arg-type]
+            torch.testing.assert_close(average.model.tower("image").backbone.linear.weight, expected)  # type: ignore[arg-type]
         other = Average(model, spec)
         assert other.restore(average.state(), model)
         assert all(torch.equal(a, b) for a, b in zip(other.state().values(), average.state().values(), strict=True))
