@@ -17,7 +17,7 @@ from mmcl.losses.term import Term
 from mmcl.model import Encoder, MultiTower
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, load
-from mmcl.towers import POLICIES, Tower
+from mmcl.towers import POLICIES, Tower, merged_state
 
 CLIP_SCALE = math.log(1 / 0.07)
 """Logarithm of CLIP's logit scale before training, where an objective has no temperature to hand on."""
@@ -54,7 +54,7 @@ class Source:
 
     def state(self, modality: str) -> dict[str, Tensor]:
         """Weights of a tower, without its policy's own (LoRA), under its own names: ``backbone.…``, ``head.…``."""
-        return {name: tensor.detach() for name, tensor in self.tower(modality).state_dict().items()}
+        return {name: tensor.detach() for name, tensor in merged_state(self.tower(modality)).items()}
 
     def one_of_each(self, *kinds: str) -> list[str]:
         """The modality of each kind of input, where there is exactly one.

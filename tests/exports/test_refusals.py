@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import mmcl
 from mmcl import checkpoints
 from mmcl.errors import MmclError
-from mmcl.exports import Source
+from mmcl.exports import Source, open_export
 from mmcl.exports.base import CLIP_SCALE
 from mmcl.losses import Objective
 from mmcl.recipe import Recipe
@@ -110,3 +111,18 @@ def test_the_temperature_goes_with_it(
     assert (None if model.logit_bias is None else model.logit_bias.item()) == bias
     note = "2 terms with a temperature" if scale is not None else "one over the objective's temperature"
     assert note in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_adapters_become_weights(untrained: Callable[..., Path], tmp_path: Path) -> None:
+    run = untrained("towers.image.policy={name: lora, rank: 2}")
+    path = next((run / "checkpoints").glob("*/weights.safetensors"))
+    weights = {k: t + 0.1 if "lora_B" in k else t for k, t in load_file(path).items()}  # they begin at nothing
+    assert any("lora_B" in k for k in weights)
+    state = {"step": 4, "data": {"samples_seen": 96}, "bad": {"counts": {}}}
+    checkpoints.write(run / "checkpoints", 4, {"weights": weights}, state, keep=1)
+    rows = torch.randint(0, 256, (4, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ours = mmcl.load(run, "cpu").embed_rows("image", rows)
+    for format in ("safetensors", "open_clip", "transformers"):
+        mmcl.export(run, format, tmp_path / format)
+        theirs = open_export(tmp_path / format, "cpu").embed_rows("image", rows)
+        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
