@@ -19,7 +19,11 @@ from mmcl.media.image import rgb
 from mmcl.towers import Tower
 from mmcl.types import Batch, Transform, modality_of
 
-OPENED: dict[str, Callable[[bytes], Any]] = {"image": Picture, "audio": Sound, "vector": array}
+OPENED: dict[str, Callable[[Path], Any]] = {
+    "image": lambda path: Picture(path.read_bytes()),
+    "audio": Sound,
+    "vector": lambda path: array(path.read_bytes()),
+}
 """What opens a file of what a tower takes."""
 
 
@@ -191,7 +195,7 @@ def _value(takes: str, value: Any) -> Any:
     if takes in OPENED and isinstance(value, str | Path):
         if not Path(value).is_file():
             raise BadSampleError("there is no such file")
-        return OPENED[takes](Path(value).read_bytes())
+        return OPENED[takes](Path(value))
     if takes == "image":
         return _picture(value)
     if takes == "vector":

@@ -1,6 +1,7 @@
 """Sounds: a header first, then the samples of a stretch at the rate that is asked for."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -20,18 +21,19 @@ class Sound:
     Resampled by soxr at its high quality.
 
     Args:
-        data: bytes of a file in any format that libsndfile reads.
+        data: bytes of a file in any format that libsndfile reads, or where it lies: then no more of it is read than is
+            used.
 
     Raises:
         BadSampleError: they are no sound, or one without samples.
     """
 
-    def __init__(self, data: bytes) -> None:
-        if not data:
+    def __init__(self, data: bytes | Path) -> None:
+        if not (data.stat().st_size if isinstance(data, Path) else data):
             raise BadSampleError("empty audio")
         self._samples: NDArray[np.float32] | None = None
         try:
-            self._file = soundfile.SoundFile(io.BytesIO(data))
+            self._file = soundfile.SoundFile(data if isinstance(data, Path) else io.BytesIO(data))
         except Exception as error:
             raise BadSampleError(f"audio cannot be decoded ({_said(error)})") from None
         self.rate, self.frames, self.channels = self._file.samplerate, self._file.frames, self._file.channels

@@ -212,8 +212,9 @@ class LogMel(nn.Module):
         last = (samples - 1).clamp(min=0)[:, None]
         before = waves.gather(1, torch.minimum(steps.flip(0), last))
         after = waves.gather(1, torch.where(steps <= last, last - steps, last))
-        # zeros stand where `after` goes, and beyond
-        return torch.cat([before, F.pad(waves, (0, half)).scatter(1, last + steps, after)], dim=1)
+        mirrored = F.pad(waves, (half, half))
+        mirrored[:, :half] = before
+        return mirrored.scatter_(1, half + last + steps, after)
 
     def _logarithms(self, waves: Tensor) -> Tensor:
         with torch.autocast(waves.device.type, enabled=False):

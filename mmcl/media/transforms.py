@@ -139,8 +139,8 @@ class AudioTransform(Transform):
         out[len(filled) :] = torch.nan if self.short == "mask" else 0.0
 
     def finish(
-        self, rows: Float[Tensor, "rows frames"], present: Bool[Tensor, " rows"]
-    ) -> Float[Tensor, "rows longest"]:
+        self, rows: Float[Tensor, "rows *windows frames"], present: Bool[Tensor, " rows"]
+    ) -> Float[Tensor, "rows *windows longest"]:
         """Masked rows without what none of them fills."""
         longest = self.frames
         if self.short == "mask":  # nothing follows the first NaN

@@ -5,7 +5,9 @@ from mmcl.towers.heads import HEADS
 from mmcl.towers.policies import POLICIES
 from mmcl.towers.spectrogram_vit import SpectrogramVit
 from mmcl.towers.text_transformer import TextTransformer
+from mmcl.towers.timm_audio import TimmAudio
 from mmcl.towers.tokenizers import TOKENIZERS, SentencePiece, Tokenizer, train_sentencepiece
+from mmcl.towers.transformers_audio import TransformersAudio
 from mmcl.towers.vector import Vector
 from mmcl.towers.vit import Vit
 
@@ -20,10 +22,12 @@ __all__ = [
     "SentencePiece",
     "SpectrogramVit",
     "TextTransformer",
+    "TimmAudio",
     "Tokenizer",
     "Tower",
     "TowerPart",
     "TowerSpec",
+    "TransformersAudio",
     "Vector",
     "Vit",
     "asset",

@@ -55,6 +55,10 @@ class Backbone(nn.Module, ABC):
     width: int
     """Of the vectors that come out."""
 
+    projects: bool = True
+    """Whether the width that it was asked for comes of a projection of its own; one matrix follows where its model has
+    none."""
+
     def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
         """Weights that the library has for this model, from its own place or hub; of backbones that are `named`.
 
@@ -176,6 +180,7 @@ class TowerSpec(Part):
         own = self.head is None and "dim" in self.wants
         backbone = self.made(**({"dim": dim if own else None} if "dim" in self.wants else {}), **context)
         assert isinstance(backbone, Backbone)
+        own = own and backbone.projects
         head = self.head.build() if self.head is not None else Linear()
         if self.gradient_checkpointing:
             backbone.recompute_()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmcl.media import AudioTransform, LogMel, Mel
 from mmcl.media.logmel import fitting
@@ -37,7 +37,9 @@ class Hearing(Backbone):
     def __init__(self, mel: Mel, seconds: float, crop: Cut, windows: int, short: Short, multiple: int = 1) -> None:
         super().__init__()
         self.logmel = LogMel(mel)
-        self.seconds, self.crop, self.windows, self.short = seconds, crop, windows, short
+        self.seconds, self.windows = seconds, windows
+        self.crop: Cut = crop
+        self.short: Short = short
         self.frames, self.multiple = fitting(mel, seconds), multiple
 
     @property
@@ -68,3 +70,9 @@ class Hearing(Backbone):
     @abstractmethod
     def heard(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch features"]:
         """Vectors of single stretches."""
+
+
+def dropout_in(model: nn.Module) -> bool:
+    """Whether a model leaves anything out in training; libraries write that as modules and as numbers."""
+    numbers = (v for m in model.modules() for k, v in vars(m).items() if "drop" in k and isinstance(v, float))
+    return any(p > 0 for p in numbers) or any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())

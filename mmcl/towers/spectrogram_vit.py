@@ -1,6 +1,7 @@
 """timm's vision transformer over the patches of a spectrogram."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -88,6 +89,18 @@ class SpectrogramVit(Hearing):
     def varies(self) -> bool:
         """Whether anything is drawn in training."""
         return super().varies or bool(self.token_dropout) or any(self.spec_augment)
+
+    def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Own names from those of a timm model over spectrograms as well; positions resized to another longest time."""
+        own = self.state_dict()
+        found = {f"transformer.{key}" if f"transformer.{key}" in own else key: t for key, t in state.items()}
+        key = "transformer.pos_embed"
+        bands, columns = self.transformer.patch_embed.grid_size
+        if key in found and found[key].shape != own[key].shape and found[key].shape[1] % bands == 0:
+            grid = found[key].unflatten(1, (bands, -1)).permute(0, 3, 1, 2)
+            grid = F.interpolate(grid, (bands, columns), mode="bilinear", align_corners=False)
+            found[key] = grid.permute(0, 2, 3, 1).flatten(1, 2)
+        return found
 
     def recompute_(self) -> None:
         """Keep no activations within blocks."""

@@ -1,16 +1,20 @@
 """Backbones over spectrograms: each sound's own vector, whatever its length and company."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from mmcl.data import Source, Stream
 from mmcl.errors import MmclError
 from mmcl.model import Encoder, MultiTower
 from mmcl.towers import TOWERS, Tower
 from mmcl.towers.spectrogram_vit import SpectrogramVit, blanked, some
+from tests.data.test_index import tar
 
 SMALL = {"seconds": 2.0, "mel": {"mels": 32}, "patch": [8, 8], "width": 32, "layers": 2, "heads": 2}
 RNG = np.random.default_rng(0)
@@ -50,6 +54,17 @@ def test_vectors_are_timms_where_the_sound_fills_its_row() -> None:
     waves = torch.from_numpy(np.stack([sound(1.6)[0] for _ in range(2)])).float()
     theirs = backbone.transformer(backbone.logmel(waves).mT[:, None])
     torch.testing.assert_close(backbone(waves), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_another_longest_time_fit() -> None:
+    longer, shorter = vit(seconds=4.0), vit()
+    state = shorter.translated(longer.state_dict())
+    shorter.load_state_dict(state)
+    places = longer.transformer.pos_embed.unflatten(1, (4, 50))
+    halved = shorter.transformer.pos_embed.unflatten(1, (4, 25))
+    torch.testing.assert_close(halved, (places[:, :, ::2] + places[:, :, 1::2]) / 2)
+    bare = vit().translated(vit().transformer.state_dict())
+    assert set(bare) == set(shorter.state_dict())
 
 
 def test_training_draws_what_it_is_told_to_and_learns() -> None:
@@ -114,13 +129,68 @@ def test_it_builds_without_memory() -> None:
         assert all(p.is_meta for p in vit().parameters())
 
 
+def test_sounds_of_any_make_have_a_vector(tmp_path: Path) -> None:
+    model = encoder(vit())
+    mono, rate = sound(1.0)
+    paths = []
+    for name, samples, subtype in [
+        ("mono.wav", mono, "PCM_16"),
+        ("stereo.wav", np.stack([mono, mono], axis=1), "PCM_24"),
+        ("coarse.wav", mono, "PCM_U8"),
+        ("one.flac", mono[:1], None),
+    ]:
+        soundfile.write(tmp_path / name, samples, rate, subtype=subtype)
+        paths.append(tmp_path / name)
+    vectors = model.embed("voice", [*paths, (mono[:1], rate), (np.stack([mono, mono], axis=1), rate)])
+    assert vectors.isfinite().all()
+    torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=1e-3)
+    torch.testing.assert_close(vectors[3], vectors[4], rtol=0, atol=1e-3)
+    assert vectors[0] @ vectors[2] > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_three_hours_cost_what_is_heard_of_them(tmp_path: Path, kind: str) -> None:
+    minute, rate = (sound(60.0, 8_000)[0] * 0.5).astype(np.float32), 8_000
+    path = tmp_path / f"long.{kind}"
+    with soundfile.SoundFile(path, "w", rate, 1) as file:
+        for _ in range(180):
+            file.write(minute)
+    model = encoder(vit(windows=4))
+    model.embed("voice", [sound(3.0)])
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    vector = model.embed("voice", [path])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KB; decoded it has 345 MB
+    assert vector.isfinite().all()
+    torch.testing.assert_close(vector, model.embed("voice", [path, sound(0.5)])[:1], rtol=0, atol=1e-5)
+
+
+def test_a_stream_lists_bad_sounds_and_goes_on(tmp_path: Path) -> None:
+    good, empty = io.BytesIO(), io.BytesIO()
+    soundfile.write(good, sound(0.5)[0], 16_000, format="WAV")
+    soundfile.write(empty, np.zeros(0, np.float32), 16_000, format="WAV")
+    nan = io.BytesIO()
+    soundfile.write(nan, np.full(500, np.nan, np.float32), 16_000, format="WAV", subtype="FLOAT")
+    sounds = {"a": good, "b": empty, "c": nan, "d": good}
+    tar(tmp_path / "0.tar", [(f"{key}.wav", data.getvalue()) for key, data in sounds.items()])
+    source = Source(shards=str(tmp_path), modalities={"audio": "wav"})
+    (batch,) = Stream(source, batch_size=4, shuffle=False, transforms={"audio": vit().transform(train=True)})
+    assert batch.present["audio"].tolist() == [True, False, False, True]
+    assert [bad.reason for bad in batch.bad] == ["audio without samples", "audio is not finite"]
+    assert batch["audio"].shape == (4, 8_960)  # half a second, in whole patches
+    assert not batch["audio"][1].any()
+
+
 def test_bad_sounds_are_refused_with_words(tmp_path: Path) -> None:
     model = encoder(vit())
+    (tmp_path / "empty.wav").touch()
     for bad, told in [
         ((np.zeros(0, np.float32), 16_000), "without samples"),
         ((np.array([0.1, np.nan] * 500), 16_000), "not finite"),
         ((np.zeros(100), 0), "0 Hz"),
         (tmp_path / "none.wav", "no such file"),
+        (tmp_path / "empty.wav", "empty audio"),
     ]:
         with pytest.raises(MmclError, match=told):
             model.embed("voice", [bad])
