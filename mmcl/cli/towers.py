@@ -74,13 +74,14 @@ def _said(spec: type) -> dict[str, str]:
 
 
 def _print_keys(title: str, spec: Any, keys: Iterable[str], said: Mapping[str, str]) -> None:
-    from mmcl.registry import Part
+    from mmcl.registry import Part, Spec
 
     print(f"\n{title}")
     for key in keys:
         field = spec.model_fields[key]
         value = field.default.name if isinstance(field.default, Part) else field.default
-        default = " (needed)" if field.is_required() else "" if value is None else f" [{_yaml(value)}]"
+        unsaid = value is None or isinstance(value, Spec)  # many keys: the text says which
+        default = " (needed)" if field.is_required() else "" if unsaid else f" [{_yaml(value)}]"
         text = f": {said[key]}" if key in said else ""
         print(textwrap.fill(f"{key}{default}{text}", 118, initial_indent="  ", subsequent_indent="      "))
 
