@@ -21,6 +21,7 @@ def towers() -> None:
         print(f"{title}:")
         for name, cls in sorted(registry.offered().items()):
             about = getattr(cls, "takes", "") or ", ".join(_own(registry.spec_of(name), registry.base))
+            about = textwrap.shorten(about, 40, placeholder=" ...")
             said = textwrap.shorten(_first_line(cls), 66, placeholder=" ...")
             print(f"  {name:<20} {about:<24} {said}")
 

@@ -84,7 +84,7 @@ class OpenClipImage(ImageBackbone):
         told = {"mean": mean, "std": std, "resize": resize}
         preprocessing = described(model, tag, said, size, {k for k, v in told.items() if v is not None})
         super().__init__(preprocessing.but(None, mean, std, resize, interpolation), crop, shift, exact_decode)
-        self.name, self.image_size = model, image_size
+        self.name, self.forced_size = model, image_size
         self.quick_gelu = bool(config.get("quick_gelu")) if quick_gelu is None else quick_gelu
         self.visual = visual(config, size, patch_dropout, self.quick_gelu, dim)
         dropped = getattr(self.visual, "patch_dropout", None)
@@ -116,7 +116,7 @@ class OpenClipImage(ImageBackbone):
                 self.name,
                 tag,
                 force_quick_gelu=self.quick_gelu,
-                force_image_size=self.image_size,
+                force_image_size=self.forced_size,
                 require_pretrained=True,
             )
         except Exception as error:  # of the hub, the net, the disk

@@ -71,7 +71,7 @@ class ImageBackbone(Backbone):
         least, most = crop
         if not 0 < least <= most <= 1:
             raise MmclError(f"crop {list(crop)} is no pair of shares from 0 to 1, the smaller one first.")
-        self.preprocessing, self.crop = preprocessing, (least, most)
+        self.preprocessing, self.image_size, self.crop = preprocessing, preprocessing.size, (least, most)
         self.shift, self.exact_decode = shift, exact_decode
         self.normalize = Normalize(preprocessing.mean, preprocessing.std)
 

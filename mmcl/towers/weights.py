@@ -119,17 +119,18 @@ def load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec | None, called:
     Raises:
         MmclError: a tensor of the backbone is missing or has another shape, or the weights cannot be read.
     """
+    place = f"towers.{modality}.weights" if modality else "weights"
     if spec is None:
         spec = WeightsSpec.model_validate({"from": PRETRAINED if backbone.named else RANDOM})
     if spec.source == RANDOM:
         if spec.partial or spec.prefix is not None:
-            raise MmclError(f"towers.{modality}.weights: partial and prefix say nothing of random weights.")
+            raise MmclError(f"{place}: partial and prefix say nothing of random weights.")
         return None
     try:
         with torch.random.fork_rng(devices=[]):  # a library may build a model of its own; ours stay as they are drawn
             return _load_(backbone, head, spec, called, modality)
     except MmclError as error:
-        raise MmclError(f"towers.{modality}.weights: {error}") from None
+        raise MmclError(f"{place}: {error}") from None
 
 
 def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, called: str, modality: str) -> Loaded:

@@ -58,7 +58,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Library
 
 def build(spec: dict[str, Any], dim: int, **more: Any) -> Tower:
     torch.manual_seed(1)
-    return TOWERS.check({**spec, **more}).build(dim=dim).eval()
+    return TOWERS.check({**spec, **more}).build(dim=dim, load=False).eval()
 
 
 def like(lib: Library, **more: Any) -> Tower:
@@ -178,7 +178,7 @@ def test_any_width_of_the_shared_space_is_reached(case: str, library: Callable[[
 def test_towers_build_without_memory(case: str, library: Callable[[str], Library]) -> None:
     spec = TOWERS.check(library(case).spec)
     with torch.device("meta"):
-        tower = spec.build(dim=16)
+        tower = spec.build(dim=16, load=False)
     assert {p.device.type for p in tower.parameters()} == {"meta"}
 
 

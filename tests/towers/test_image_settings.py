@@ -32,7 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 
 def backbone(spec: dict[str, Any], dim: int = 16, **more: Any) -> Any:
-    return TOWERS.check({**spec, **more}).build(dim=dim).eval().backbone
+    return TOWERS.check({**spec, **more}).build(dim=dim, load=False).eval().backbone
 
 
 def refused(spec: dict[str, Any], told: str) -> None:

@@ -98,7 +98,7 @@ def test_without_its_projection_a_head_follows(files: dict[str, Path]) -> None:
         backbone = build(files[name], None)
         assert backbone(rows(backbone, "a cat")).shape == (1, backbone.width) == (1, 32)
     spec = {"name": "open_clip_text", "model": str(files["clip"]), "head": "mlp"}
-    assert TOWERS.check(spec).build(dim=12).head is not None
+    assert TOWERS.check(spec).build(dim=12, load=False).head is not None
 
 
 @pytest.mark.parametrize("causal", [True, False])

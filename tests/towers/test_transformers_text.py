@@ -103,14 +103,14 @@ def test_without_its_projection_a_head_follows(made: Made, kind: str) -> None:
     backbone = loaded(made, kind)
     assert backbone.width == 32
     assert backbone(rows(backbone, "a cat")).shape == (1, 32)
-    tower = TOWERS.check({"name": "transformers_text", "model": made[kind], "head": "mlp"}).build(dim=20)
+    tower = TOWERS.check({"name": "transformers_text", "model": made[kind], "head": "mlp"}).build(dim=20, load=False)
     assert tower(rows(tower.backbone, "a cat")).shape == (1, 20)
 
 
 def test_a_model_without_a_projection_has_a_head(made: Made) -> None:
-    tower = TOWERS.check({"name": "transformers_text", "model": made["bert"], "pool": "mean"}).build(dim=32)
+    tower = TOWERS.check({"name": "transformers_text", "model": made["bert"], "pool": "mean"}).build(dim=32, load=False)
     assert isinstance(tower.head, torch.nn.Linear)
-    own = TOWERS.check({"name": "transformers_text", "model": made["clip"]}).build(dim=20)
+    own = TOWERS.check({"name": "transformers_text", "model": made["clip"]}).build(dim=20, load=False)
     assert isinstance(own.head, torch.nn.Identity)
 
 
