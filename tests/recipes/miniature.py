@@ -42,6 +42,7 @@ HIDDEN: dict[str, Any] = {
 }
 TEXT = {**HIDDEN, "vocab_size": 24, "max_position_embeddings": 26}
 PICTURE = {**HIDDEN, "image_size": 2 * PATCH, "patch_size": PATCH}
+ENDS = {"bos_token_id": None, "eos_token_id": 1}
 HTSAT: dict[str, Any] = {
     "spec_size": 128, "num_mel_bins": 64, "depths": [1, 1], "num_attention_heads": [2, 2], "num_hidden_layers": 2,
     "patch_embeds_hidden_size": WIDTH // 2, "hidden_size": WIDTH, "window_size": 4,
@@ -60,7 +61,12 @@ class Kind:
 
 
 KINDS = {
-    "siglip": Kind(tf.SiglipConfig, {"text_config": TEXT, "vision_config": PICTURE}, tiny_texts.siglip_like),
+    "siglip": Kind(
+        tf.SiglipConfig,
+        {"text_config": {**TEXT, **ENDS}, "vision_config": PICTURE},
+        tiny_texts.siglip_like,
+        full={"text_config": ENDS},
+    ),
     "dinov2": Kind(tf.Dinov2Config, PICTURE),
     "clap": Kind(
         tf.ClapConfig,
