@@ -150,8 +150,6 @@ class Miniature:
         if folder.exists():
             return folder
         config = kind.config(**(kind.small if small else kind.full))
-        if kind.config in (tf.RobertaConfig, tf.XLMRobertaConfig):
-            config.pad_token_id = 1
         if small:
             tf.MODEL_MAPPING[type(config)](config).save_pretrained(folder)
             if kind.extractor:
