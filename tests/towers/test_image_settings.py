@@ -116,7 +116,7 @@ def test_positions_are_resized_as_the_library_does_it(kind: str, folders: dict[s
     theirs = seen.last_hidden_state[:, 0] if kind == "vit" else seen.pooler_output
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     if kind == "clip":
-        with pytest.raises(MmclError, match=r"visual_projection.weight: \(24, 32\), here \(8, 32\).*take dim"):
+        with pytest.raises(MmclError, match=r"visual_projection.weight: \(24, 32\), here \(8, 32\).*as dim"):
             backbone(folders[kind], 8).pretrained(None)
 
 
