@@ -85,9 +85,11 @@ def of_policies(towers: Mapping[str, TowerSpec], steps: int) -> Iterator[Told]:
             )
     if any(part.learns_always for part in towers.values()):
         return
-    if all(policy.never for policy in policies.values()):
-        yield Told(("towers",), "every backbone is frozen and none has a head, so that nothing would be trained.")
-    elif not any(policy.learns(0) for policy in policies.values()):
+    learning = [tower for tower, part in towers.items() if not part.learns_never]
+    if not learning:
+        told = "every backbone is frozen or has no weights, and none has a head, so that nothing would be trained."
+        yield Told(("towers",), told)
+    elif not any(policies[tower].learns(0) for tower in learning):
         yield Told(("towers",), "no backbone learns at step 0 and none has a head, so that nothing would be trained.")
 
 

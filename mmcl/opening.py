@@ -1,6 +1,5 @@
 """What `mmcl.load` opens: a run, or a model of a library. One table says what is told apart, and how."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from mmcl.exports import is_export, open_export
 from mmcl.model import Encoder, MultiTower
 from mmcl.registry import explain
 from mmcl.towers import TOWERS, TowerSpec
+from mmcl.towers.folders import HUB, LOCAL
 from mmcl.towers.weights import PRETRAINED, RANDOM, is_run
 
 CHOOSE = (
@@ -45,8 +45,9 @@ def load(what: str | Path, device: str | torch.device | None = None, weights: st
 
     Args:
         what: a run folder (its newest whole checkpoint; the averaged weights where the recipe evaluates these), or an
-            export of one; ``open_clip:`` and a name, a folder or the JSON file of a configuration; ``transformers:``
-            and a folder or a name on the hub, or just a folder, of a CLIP, SigLIP or CLAP; ``timm:`` and a name.
+            export of one; ``open_clip:`` and a name (with a tag behind a slash: whose preprocessing, and whose weights
+            unless told), a folder or the JSON file of a configuration; ``transformers:`` and a folder or a name on the
+            hub, or just a folder, of a CLIP, SigLIP or CLAP; ``timm:`` and a name.
         device: where to compute; a GPU if there is one, unless told.
         weights: of a model of a library: a file, a folder, a tag, ``pretrained`` or ``random``. transformers' have
             their own unless told.
@@ -78,41 +79,31 @@ def _export(place: str, weights: str | None, device: torch.device) -> Encoder:
 
 
 def _open_clip(place: str, weights: str | None, device: torch.device) -> Encoder:
-    import open_clip
+    from open_clip import is_pretrained_cfg, list_pretrained_tags_by_model
 
-    name = f"local-dir:{place}" if Path(place).is_dir() else place
-    file = Path(place) / "open_clip_config.json" if Path(place).is_dir() else Path(place)
-    if file.suffix == ".json":
-        if not file.is_file():
-            raise MmclError(f"open_clip:{place}: there is no file {str(file)!r}.")
-        config = json.loads(file.read_text(encoding="utf-8"))
-        config = config.get("model_cfg", config)
-    else:
-        config = open_clip.get_model_config(name)
-    if not config or "embed_dim" not in config:
-        raise MmclError(
-            f"open_clip has no model {place!r}: python -c 'import open_clip; print(open_clip.list_models())'"
-        )
-    if weights is None and Path(place).is_dir():
-        weights = place
+    from mmcl.towers.open_clip_models import check_tag, configuration, folder_of, name_and_tag
+
+    name, tag = name_and_tag(place)
+    config = configuration(name).model
+    folder = folder_of(name)
+    weights = weights or tag or (None if folder is None else str(folder)) or (name if name.startswith(HUB) else None)
     if weights is None:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        tags = ", ".join(list_pretrained_tags_by_model(name))
         raise MmclError(f"open_clip:{place}: {CHOOSE}. Its tags: {tags or 'none'}.")
-    image: dict[str, Any] = {"name": "open_clip_image", "model": name}
-    if not Path(weights).exists() and open_clip.is_pretrained_cfg(name, weights):
-        image["tag"] = weights  # some weights expect their pictures otherwise prepared
+    chosen = weights if not Path(weights).exists() and is_pretrained_cfg(name, weights) else None
+    if tag is not None:
+        check_tag(name, tag, bool(config.get("quick_gelu")))
+        if chosen not in (None, tag):
+            raise MmclError(f"open_clip:{place}: weights: {chosen} are others than /{tag}; say one of them.")
+    image: dict[str, Any] = {"name": "open_clip_image", "model": name, "tag": tag or chosen}
     towers = {"image": image, "text": {"name": "open_clip_text", "model": name}}
     return _built(towers, config["embed_dim"], weights, device)
 
 
 def _transformers(place: str, weights: str | None, device: torch.device) -> Encoder:
-    from transformers import AutoConfig
+    from mmcl.towers.transformers_models import configuration
 
-    try:
-        config = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise MmclError(f"transformers:{place}: its configuration cannot be read: {reason}") from None
+    config = configuration(place)
     if config.model_type not in TOWERS_OF:
         raise MmclError(
             f"transformers:{place}: a {config.model_type} is no model of two towers to one space, as "
@@ -151,17 +142,19 @@ def _named(scheme: str) -> Callable[[str], str | None]:
     return lambda said: said.removeprefix(f"{scheme}:") if said.startswith(f"{scheme}:") else None
 
 
-def _folder(mark: str) -> Callable[[str], str | None]:
-    return lambda said: said if (Path(said) / mark).is_file() else None
+def _folder(mark: str, scheme: str = "") -> Callable[[str], str | None]:
+    return lambda said: f"{scheme}{said}" if (Path(said) / mark).is_file() else None
 
 
 FORMS = (
     Form("a run folder", lambda said: said if is_run(Path(said)) else None, _run),
     Form("an export of one (mmcl export)", lambda said: said if is_export(said) else None, _export),
-    Form("open_clip:NAME, open_clip:CONFIG.json, open_clip:FOLDER", _named("open_clip"), _open_clip),
+    Form(
+        "open_clip:NAME, open_clip:NAME/TAG, open_clip:CONFIG.json, open_clip:FOLDER", _named("open_clip"), _open_clip
+    ),
     Form("transformers:FOLDER, transformers:NAME", _named("transformers"), _transformers),
     Form("timm:NAME", _named("timm"), _timm),
-    Form("a folder of open_clip", _folder("open_clip_config.json"), _open_clip),
+    Form("a folder of open_clip", _folder("open_clip_config.json", LOCAL), _open_clip),
     Form("a folder of transformers", _folder("config.json"), _transformers),
 )
 """The first one that fits opens it."""

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -23,6 +23,7 @@ from mmcl.towers.weights import PRETRAINED, RANDOM, WeightsSpec
 from mmcl.types import modality_of
 
 Count = Annotated[int, Field(ge=1)]
+Mark = TypeVar("Mark", Asset, ModelFolder)
 
 
 class CacheSpec(Spec):
@@ -291,9 +292,12 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         override(content, said)
     recipe = check(Recipe, content, str(name))
     beside = path.parent
-    for keys, said in (*assets(recipe), *model_folders(recipe)):
-        if not Path(said).is_absolute() and (beside / said).exists():
-            put(content, keys, str(beside / said))
+    for keys, file in assets(recipe):
+        if not file.is_absolute() and (beside / file).exists():
+            put(content, keys, str(beside / file))
+    for keys, said, mark in model_folders(recipe):
+        if (found := mark.beside(said, beside)) != said:
+            put(content, keys, found)
     for modality, weights in weights_of(recipe).items():
         if weights.source not in (RANDOM, PRETRAINED) and (beside / weights.source).exists():
             put(
@@ -339,11 +343,11 @@ def dump_yaml(content: Any) -> str:
 
 def assets(recipe: Any) -> list[tuple[tuple[str, ...], Path]]:
     """Where in a recipe files are named that a run cannot do without: (path of keys, file)."""
-    return _marked(recipe, Asset)
+    return [(keys, file) for keys, file, _ in _marked(recipe, Asset)]
 
 
-def model_folders(recipe: Any) -> list[tuple[tuple[str, ...], str]]:
-    """Where in a recipe models of transformers are named: (path of keys, folder or name on the hub)."""
+def model_folders(recipe: Any) -> list[tuple[tuple[str, ...], str, ModelFolder]]:
+    """Where in a recipe models of libraries are named: (path of keys, what is said, what kind of name it is)."""
     return _marked(recipe, ModelFolder)
 
 
@@ -352,17 +356,17 @@ def weights_of(recipe: Recipe) -> dict[str, WeightsSpec]:
     return {modality: part.weights for modality, part in recipe.towers.items() if part.weights is not None}
 
 
-def _marked(part: Any, mark: type, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """Arguments whose types are marked so: (path of keys, value)."""
-    found: list[tuple[tuple[str, ...], Any]] = []
+def _marked(part: Any, mark: type[Mark], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any, Mark]]:
+    """Arguments whose types are marked so: (path of keys, value, mark)."""
+    found: list[tuple[tuple[str, ...], Any, Mark]] = []
     if isinstance(part, Mapping):
         for key, value in part.items():
             found += _marked(value, mark, (*path, str(key)))
     elif isinstance(part, Spec):
         for key, field in type(part).model_fields.items():
             value = getattr(part, key)
-            if any(isinstance(one, mark) for one in field.metadata):
-                found.append(((*path, key), value))
+            if its := [one for one in field.metadata if isinstance(one, mark)]:
+                found.append(((*path, key), value, its[0]))
             elif isinstance(value, Mapping | Part | Spec):
                 found += _marked(value, mark, (*path, key))
     return found

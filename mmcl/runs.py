@@ -15,7 +15,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,9 +31,8 @@ from mmcl.model import Encoder, MultiTower
 from mmcl.overrides import put
 from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, model_folders
 from mmcl.towers import Tower
-from mmcl.towers.folders import description
 from mmcl.towers.tensor_files import read_run
-from mmcl.towers.weights import HUB, PRETRAINED, RANDOM
+from mmcl.towers.weights import PRETRAINED, RANDOM
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
 RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on
@@ -148,13 +147,11 @@ def create(run: Run, recipe: Recipe, model: MultiTower, begins: bool) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     content = _portable(recipe)
     for keys, file in assets(recipe):
-        copy = Path("assets") / f"{'-'.join(keys[1:])}{file.suffix}"
-        _copy(file, run.path / copy)
-        put(content, keys, str(copy))
-    for keys, name in model_folders(recipe):
-        copy = Path("assets") / "-".join(keys[1:])
-        _copy_folder(name, run.path / copy)
-        put(content, keys, str(copy))
+        put(content, keys, str(_keep(run, keys, file, [file])))
+    for keys, said, mark in model_folders(recipe):
+        place = mark.place(said)
+        if place is not None:
+            put(content, keys, mark.named(_keep(run, keys, place, mark.files(place))))
     (run.path / "environment.json").write_text(json.dumps(_environment(model), indent=1) + "\n")
     if begins:
         loaded = {m: model.tower(m).loaded for m in model.modalities}
@@ -219,21 +216,21 @@ def _came_to_nothing(run: Run) -> bool:
     return not rows and not run.results.exists() and not any(run.checkpoints.glob("step-*"))
 
 
-def _copy(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise MmclError(f"the recipe names {str(source)!r}, which is not there.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not (target.exists() and target.samefile(source)):
-        shutil.copyfile(source, target)
-
-
-def _copy_folder(name: str, target: Path) -> None:
-    """Keep what a model of transformers is made of again, without weights."""
-    files = description(name)
-    if target.exists() and not target.samefile(files[0].parent):  # of a run that came to nothing
+def _keep(run: Run, keys: Sequence[str], place: Path, files: Sequence[Path]) -> Path:
+    """Copy a file that a recipe names, or those of a folder; the copy, as the run's recipe says it."""
+    folder = place.is_dir()
+    copy = Path("assets", f"{'-'.join(keys[1:])}{'' if folder else place.suffix}")
+    target = run.path / copy
+    if folder and target.exists() and not target.samefile(place):  # of a run that came to nothing
         shutil.rmtree(target)
     for file in files:
-        _copy(file, target / file.name)
+        if not file.is_file():
+            raise MmclError(f"the recipe names {str(file)!r}, which is not there.")
+        to = target / file.name if folder else target
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if not (to.exists() and to.samefile(file)):
+            shutil.copyfile(file, to)
+    return copy
 
 
 def _portable(recipe: Recipe) -> dict[str, Any]:
@@ -242,11 +239,12 @@ def _portable(recipe: Recipe) -> dict[str, Any]:
     Where such a folder is also what the weights are from, the content says so.
     """
     content = recipe.model_dump(mode="json")
-    for keys, name in model_folders(recipe):
+    for keys, said, mark in model_folders(recipe):
         tower = content["towers"][keys[1]] if len(keys) == 3 else {}  # others are of a tokenizer
         weights = tower.get("weights") or {"from": PRETRAINED, "partial": False, "prefix": None}
-        if tower and weights["from"] == PRETRAINED:
-            tower["weights"] = {**weights, "from": name if Path(name).is_dir() else f"{HUB}{name}"}
+        origin = mark.origin(said)
+        if tower and origin is not None and weights["from"] == PRETRAINED:
+            tower["weights"] = {**weights, "from": origin}
     return content
 
 
@@ -255,9 +253,12 @@ def _content(recipe: Recipe) -> dict[str, Any]:
     content = _portable(recipe)
     for keys, file in assets(recipe):  # the run's own copy stands for the file that it was made of
         put(content, keys, file.read_bytes() if file.is_file() else str(file))
-    for keys, name in model_folders(recipe):
+    for keys, said, mark in model_folders(recipe):
         with contextlib.suppress(MmclError):
-            put(content, keys, {path.name: path.read_bytes() for path in description(name)})
+            place = mark.place(said)
+            if place is not None:
+                files = {"" if file == place else file.name: file.read_bytes() for file in mark.files(place)}
+                put(content, keys, files)
     return content
 
 

@@ -1,6 +1,7 @@
 """Encoders: one family a file. A tower turns a batch of one modality into vectors of the shared width."""
 
-from mmcl.towers.base import TOWERS, Asset, Backbone, ModelFolder, Tower, TowerPart, TowerSpec, asset, model_folder
+from mmcl.towers.base import TOWERS, Asset, Backbone, Tower, TowerPart, TowerSpec, asset
+from mmcl.towers.folders import ModelFolder, model_folder
 from mmcl.towers.heads import HEADS
 from mmcl.towers.library_tokenizers import OpenClipBpe, TransformersTokenizer
 from mmcl.towers.lora import merged, merged_state

@@ -22,16 +22,7 @@ class Asset:
     """Marks an argument that names a file a run cannot do without; the run keeps a copy of it."""
 
 
-class ModelFolder:
-    """Marks an argument that names a model of transformers: a local folder, or a name on the hub.
-
-    The run keeps a copy of what the model is made of again (configuration, tokenizer, preprocessing), without weights.
-    """
-
-
 asset = Annotated[Path, Asset()]
-"""Type of such an argument."""
-model_folder = Annotated[str, ModelFolder()]
 """Type of such an argument."""
 
 
@@ -53,6 +44,9 @@ class Backbone(nn.Module, ABC):
     named: ClassVar[bool] = False
     """Whether it is a model that a library knows by name, so that its weights are a choice: a recipe says which, or
     asks for random ones."""
+
+    weightless: ClassVar[bool] = False
+    """Whether it has no weights, so that nothing of it can be trained."""
 
     width: int
     """Of the vectors that come out."""
@@ -217,6 +211,12 @@ class TowerSpec(Part):
     def learns_always(self) -> bool:
         """Whether it has a head that learns, whatever the backbone does."""
         return not self.own_projection and (self.head is None or self.head.name != "none")
+
+    @property
+    def learns_never(self) -> bool:
+        """Whether neither its backbone nor a head ever learns."""
+        weightless = TOWERS.classes[self.name].weightless  # type: ignore[attr-defined]
+        return not self.learns_always and (weightless or self.policy.build().never)
 
     def build(self, *, dim: int, modality: str = "", load: bool = True, **context: Any) -> Tower:
         """The tower, with the weights that the recipe says.

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmcl.media import AudioTransform, LogMel, Mel
 from mmcl.media.logmel import fitting
@@ -70,9 +70,3 @@ class Hearing(Backbone):
     @abstractmethod
     def heard(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch features"]:
         """Vectors of single stretches."""
-
-
-def dropout_in(model: nn.Module) -> bool:
-    """Whether a model leaves anything out in training; libraries write that as modules and as numbers."""
-    numbers = (v for m in model.modules() for k, v in vars(m).items() if "drop" in k and isinstance(v, float))
-    return any(p > 0 for p in numbers) or any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())

@@ -1,9 +1,7 @@
 """Tokenizers of open_clip and of transformers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 from open_clip.tokenizer import SimpleTokenizer
@@ -11,9 +9,10 @@ from tokenizers import models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mmcl.errors import MmclError
-from mmcl.towers.base import model_folder
+from mmcl.towers.folders import model_folder
 from mmcl.towers.tokenizers import TOKENIZERS
 from mmcl.towers.tokens import PADDING
+from mmcl.towers.transformers_models import fetching
 
 LONG_WORD = 100  # open_clip's own loop over pairs takes minutes for one of 100,000 letters
 WORDS = 200_000  # that open_clip remembers the tokens of; without a bound, all that it has ever seen
@@ -112,18 +111,6 @@ def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
     """
     with fetching("the tokenizer", model):
         return AutoTokenizer.from_pretrained(model)
-
-
-@contextmanager
-def fetching(what: str, model: str) -> Iterator[None]:
-    """Errors of transformers, where something of a model is read, in words that say what to do."""
-    try:
-        yield
-    except MmclError:
-        raise
-    except (OSError, ValueError, ImportError, TypeError, KeyError, RuntimeError) as error:
-        place = "the folder" if Path(model).is_dir() else "no folder of that name is here, and the hub did not give it:"
-        raise MmclError(f"{model}: {what} cannot be read: {place} {str(error).strip() or repr(error)}") from None
 
 
 def largest(tokenizer: PreTrainedTokenizerBase) -> int:

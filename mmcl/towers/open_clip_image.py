@@ -1,8 +1,6 @@
 """The vision side of any model of open_clip, by its name."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -22,6 +20,7 @@ from mmcl.media.fit import Resize
 from mmcl.media.image import Interpolation
 from mmcl.towers import timm_image
 from mmcl.towers.base import TOWERS
+from mmcl.towers.open_clip_models import configuration, open_clip_model, with_weights
 from mmcl.towers.pictures import Colour, Count, ImageBackbone, Preprocessing, Share, interpolation, square
 
 NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
@@ -37,8 +36,8 @@ class OpenClipImage(ImageBackbone):
     Returns: (batch, features) vectors, not normalised.
 
     Args:
-        model: name in open_clip (``ViT-B-32``), ``hf-hub:`` and a name on the hub, ``local-dir:`` and a folder, or the
-            JSON file of a configuration.
+        model: name in open_clip (``ViT-B-32``), a folder, the JSON file of a configuration, or ``hf-hub:`` and a name
+            on the hub.
         tag: name of weights of open_clip whose preprocessing is taken; needed only where the weights of a model differ
             in it.
         quick_gelu: OpenAI's approximation in the MLPs, which weights of OpenAI, MetaCLIP and DFN expect; as the
@@ -64,7 +63,7 @@ class OpenClipImage(ImageBackbone):
 
     def __init__(
         self,
-        model: str,
+        model: open_clip_model,
         tag: str | None = None,
         quick_gelu: bool | None = None,
         image_size: Count | None = None,
@@ -101,26 +100,7 @@ class OpenClipImage(ImageBackbone):
 
     def pretrained(self, tag: str | None) -> dict[str, Tensor]:
         """Weights of open_clip, of the vision side."""
-        known = open_clip.list_pretrained_tags_by_model(self.name)
-        if ":" not in self.name:
-            if tag is None or not open_clip.is_pretrained_cfg(self.name, tag):
-                raise MmclError(
-                    f"open_clip has no weights {tag!r} of {self.name}{did_you_mean(tag, known)} Known: "
-                    f"{', '.join(known) or 'none'}."
-                )
-            quick = bool(open_clip.get_pretrained_cfg(self.name, tag).get("quick_gelu"))
-            if quick != self.quick_gelu and not isinstance(self.visual, TimmModel):
-                raise MmclError(f"open_clip's weights {tag} of {self.name} expect quick_gelu: {str(quick).lower()}.")
-        try:
-            whole = open_clip.create_model(
-                self.name,
-                tag,
-                force_quick_gelu=self.quick_gelu,
-                force_image_size=self.forced_size,
-                require_pretrained=True,
-            )
-        except Exception as error:  # of the hub, the net, the disk
-            raise MmclError(f"open_clip's weights {tag or ''} of {self.name} cannot be had: {error}") from None
+        whole = with_weights(self.name, tag, self.quick_gelu, self.forced_size)
         visual = whole.visual
         assert isinstance(visual, nn.Module)
         return {f"visual.{key}": t for key, t in visual.state_dict().items()}
@@ -163,39 +143,6 @@ class OpenClipImage(ImageBackbone):
         tokens = self.visual(self.normalize(rows))[1]
         projected = tokens if self.visual.proj is None else tokens @ self.visual.proj
         return projected.unflatten(1, self.visual.grid_size)
-
-
-def configuration(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of a model by its name, folder or file: its configuration, and what is said beside it of preprocessing.
-
-    Raises:
-        MmclError: there is none.
-    """
-    kind, _, place = model.partition(":")
-    try:
-        if kind == "hf-hub":
-            place = open_clip.pretrained.download_pretrained_from_hf(place, filename="open_clip_config.json")
-        elif kind == "local-dir":
-            place = f"{place}/open_clip_config.json"
-        elif model.endswith(".json"):
-            place = model
-        else:
-            config = open_clip.get_model_config(model)
-            if config is None:
-                raise MmclError(
-                    f"open_clip has no model {model!r}{did_you_mean(model, open_clip.list_models())} "
-                    "All: python -c 'import open_clip; print(open_clip.list_models())'."
-                )
-            return config, {}
-        content = json.loads(Path(place).read_text())
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, MmclError):
-            raise
-        raise MmclError(f"open_clip's configuration of {model!r} cannot be read: {error}") from None
-    config = content.get("model_cfg", content)
-    if not {"embed_dim", "vision_cfg"} <= set(config):
-        raise MmclError(f"{place} is no configuration of open_clip: it has no embed_dim and vision_cfg.")
-    return config, content.get("preprocess_cfg", {})
 
 
 def described(model: str, tag: str | None, said: dict[str, Any], size: int, told: set[str]) -> Preprocessing:

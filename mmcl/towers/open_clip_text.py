@@ -1,16 +1,11 @@
 """Text towers of open_clip's models, by name."""
 
 import inspect
-import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
-import open_clip
 from jaxtyping import Float, Int
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIPTextCfg, convert_to_custom_text_state_dict, resize_text_pos_embed
@@ -19,14 +14,18 @@ from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmcl.errors import MmclError, did_you_mean
+from mmcl.errors import MmclError
 from mmcl.towers.base import TOWERS, Backbone
-from mmcl.towers.library_tokenizers import bpe, fetching
+from mmcl.towers.dropout import dropout_in
+from mmcl.towers.library_tokenizers import bpe
+from mmcl.towers.open_clip_models import configuration, folder_of, open_clip_model, with_weights
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
 from mmcl.towers.tokens import TextTransform
-from mmcl.towers.transformers_text import places, recompute_
+from mmcl.towers.transformers_models import fetching, recompute_
+from mmcl.towers.transformers_text import places
 
 Count = Annotated[int, Field(ge=1)]
+TOKENIZER = ("tokenizer_config.json", "tokenizer.json")  # by which a folder is seen to have one
 
 
 @TOWERS.register("open_clip_text")
@@ -39,8 +38,8 @@ class OpenClipText(Backbone):
     Returns: (batch, features) vectors, not normalised.
 
     Args:
-        model: a name of open_clip (``open_clip.list_models()``), ``local-dir:FOLDER``, ``hf-hub:NAME``, or a JSON file
-            of the same format.
+        model: name in open_clip (``ViT-B-32``), a folder, the JSON file of a configuration, or ``hf-hub:`` and a name
+            on the hub. A folder's tokenizer is taken where it has one, else the one that its configuration names.
         tokenizer: another one than the model's own; the vocabulary is then as large as its own, and texts are pooled at
             its end token, so that the model's weights do not fit.
         context_length: tokens; the model's own unless told. Weights of another length are resized.
@@ -56,20 +55,21 @@ class OpenClipText(Backbone):
 
     def __init__(
         self,
-        model: str,
+        model: open_clip_model,
         tokenizer: TokenizerPart | None = None,
         context_length: Count | None = None,
         *,
         dim: int | None,
     ) -> None:
         super().__init__()
-        self.model, config = model, model_config(model)
+        self.model, config = model, configuration(model).model
         said: dict[str, Any] = dict(config["text_cfg"]) | ({"context_length": context_length} if context_length else {})
         own: Tokenizer | None = tokenizer.build() if tokenizer is not None else None
         if own is not None:
             said |= {"vocab_size": own.vocab_size, "pool_type": "eos", "eos_id": own.eos_id, "pad_id": own.pad_id or 0}
         cfg = CLIPTextCfg(**said)
         self.context_length = cfg.context_length
+        self.quick_gelu = None if cfg.hf_model_name else bool(config.get("quick_gelu"))
         if cfg.hf_model_name:
             if own is not None:
                 raise MmclError(f"tokenizer: {model} reads the tokens of {cfg.hf_model_name}, and no others.")
@@ -84,7 +84,7 @@ class OpenClipText(Backbone):
                 raise MmclError(
                     f"tokenizer: {model} attends to all tokens, so that its tokenizer needs a padding token."
                 )
-            self.text = _of_open_clip(cfg, dim, config.get("quick_gelu", False), masked)
+            self.text = _of_open_clip(cfg, dim, bool(self.quick_gelu), masked)
             self.projects = self.text.text_projection is not None or dim in (None, cfg.width)
             self.width = dim if dim and self.projects else cfg.width
         self.rows = own.rows(self.context_length) if own is not None else rows_of(cfg, model)
@@ -93,7 +93,7 @@ class OpenClipText(Backbone):
     @property
     def varies(self) -> bool:
         """Whether there is dropout."""
-        return any(isinstance(m, nn.Dropout) and m.p for m in self.text.modules())
+        return dropout_in(self.text)
 
     def transform(self, train: bool) -> TextTransform:
         """Tokens; the same in training and after."""
@@ -102,7 +102,7 @@ class OpenClipText(Backbone):
     def recompute_(self) -> None:
         """Keep no activations within blocks."""
         if isinstance(self.text, HFTextEncoder):
-            recompute_(self.text.transformer)
+            recompute_(self.text.transformer, self.model)
         else:
             self.text.set_grad_checkpointing(True)
 
@@ -112,16 +112,7 @@ class OpenClipText(Backbone):
         Args:
             tag: one of ``open_clip.list_pretrained_tags_by_model``; none where the model is a folder or of the hub.
         """
-        scheme = self.model.startswith(("local-dir:", "hf-hub:"))
-        tags = [] if scheme else open_clip.list_pretrained_tags_by_model(self.model)
-        if not scheme and tag not in tags:
-            known = f"Tags of {self.model}: {', '.join(tags)}." if tags else f"{self.model} has none in open_clip."
-            raise MmclError(f"say which weights: {tag!r} is no tag{did_you_mean(tag or '', tags)} {known}")
-        if scheme and tag is not None:
-            raise MmclError(f"{self.model} has one set of weights, and no tag {tag!r}.")
-        with fetching("weights", self.model), _refusing_other_activations():
-            whole = open_clip.create_model(self.model, pretrained=tag, require_pretrained=True)
-        return whole.state_dict()
+        return with_weights(self.model, tag, self.quick_gelu).state_dict()
 
     def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Names of a CLIP of open_clip or OpenAI; those of a CustomTextCLIP are these already."""
@@ -138,35 +129,16 @@ class OpenClipText(Backbone):
         return self.text(rows)
 
 
-def model_config(model: str) -> dict[str, Any]:
-    """What open_clip knows of a model, or a file says of one.
-
-    Raises:
-        MmclError: there is no such model.
-    """
-    if model.endswith(".json"):
-        if not Path(model).is_file():
-            raise MmclError(f"model: there is no file {model!r}.")
-        config = json.loads(Path(model).read_text())
-        config = config.get("model_cfg", config)
-    else:
-        with fetching("the configuration", model):
-            config = open_clip.get_model_config(model)
-    if config is None:
-        raise MmclError(f"model: open_clip has no model {model!r}{did_you_mean(model, open_clip.list_models())}")
-    if "text_cfg" not in config:
-        raise MmclError(f"model: {model} has no text_cfg; it is no model of open_clip with a text tower.")
-    return config
-
-
 def rows_of(cfg: CLIPTextCfg, model: str) -> Callable[[str], Sequence[int]]:
     """The model's own tokenizer."""
     more = dict(cfg.tokenizer_kwargs or {})
     if not cfg.hf_tokenizer_name:
         return bpe(cfg.context_length, **more).row
-    folder = model.removeprefix("local-dir:") if model.startswith("local-dir:") else cfg.hf_tokenizer_name
-    with fetching("the tokenizer", folder):
-        own = HFTokenizer(folder, context_length=cfg.context_length, tokenizer_mode=cfg.tokenizer_mode, **more)
+    folder = folder_of(model)
+    beside = folder is not None and any((folder / name).is_file() for name in TOKENIZER)
+    place = str(folder) if beside else cfg.hf_tokenizer_name
+    with fetching("the tokenizer", place):
+        own = HFTokenizer(place, context_length=cfg.context_length, tokenizer_mode=cfg.tokenizer_mode, **more)
     rows = partial(_padded, own)
     rows("a")  # a tokenizer must not be set while another thread uses it
     return rows
@@ -202,14 +174,3 @@ def _of_transformers(cfg: CLIPTextCfg, dim: int | None) -> Any:
     if dim is None:
         text.proj = nn.Identity()
     return text
-
-
-@contextmanager
-def _refusing_other_activations() -> Iterator[None]:
-    """An error where open_clip warns that weights were trained with another activation than the model has."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="QuickGELU mismatch")
-        try:
-            yield
-        except UserWarning as error:
-            raise MmclError(f"{error} Take the model whose name ends in -quickgelu, or the one without.") from None

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
 from mmcl.errors import MmclError
 from mmcl.media import Fit, ImageTransform, Normalize
 from mmcl.media.fit import Resize
 from mmcl.media.image import Interpolation
 from mmcl.towers.base import Backbone
+from mmcl.towers.dropout import dropout_in
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -78,8 +78,7 @@ class ImageBackbone(Backbone):
     @property
     def varies(self) -> bool:
         """Whether anything is drawn in training."""
-        dropout = any(isinstance(m, nn.Dropout) and m.p for m in self.modules())
-        return self.draws or self.drops or dropout
+        return self.draws or self.drops or dropout_in(self)
 
     @property
     def draws(self) -> bool:

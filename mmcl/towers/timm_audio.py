@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.media import MELS, MelPart
+from mmcl.towers import timm_image
 from mmcl.towers.base import TOWERS
-from mmcl.towers.hearing import Count, Cut, Hearing, Seconds, Share, dropout_in
+from mmcl.towers.dropout import dropout_in
+from mmcl.towers.folders import timm_model
+from mmcl.towers.hearing import Count, Cut, Hearing, Seconds, Share
 
 SIDE = 32  # what pictures' sides are multiples of, so that patches and halved grids fit
 
@@ -31,7 +34,7 @@ class TimmAudio(Hearing):
     Returns: (batch, features) vectors, not normalised: what timm's classifier would see.
 
     Args:
-        model: name in timm.
+        model: name in timm, ``local-dir:`` and a folder, or ``hf-hub:`` and a name on the hub.
         mel: log-mel spectrogram: a preset (`MELS`), or what is different from one.
         seconds: that it hears.
         short: what follows a shorter sound: silence (``pad``), itself again and again (``repeat``), or itself as often
@@ -49,7 +52,7 @@ class TimmAudio(Hearing):
 
     def __init__(
         self,
-        model: str,
+        model: timm_model,
         mel: MelPart = MELS["ast"],
         seconds: Seconds = 10.0,
         short: Literal["pad", "repeat", "repeat_pad"] = "repeat_pad",
@@ -68,7 +71,7 @@ class TimmAudio(Hearing):
             self.settings["patch_drop_rate"] = token_dropout
         self.model = self._made(model, pretrained=False)
         self.drops = bool(token_dropout) or dropout_in(self.model)
-        self.width: int = getattr(self.model, "head_hidden_size", None) or self.model.num_features
+        self.width: int = timm_image.features(self.model)
 
     @property
     def varies(self) -> bool:
@@ -77,12 +80,7 @@ class TimmAudio(Hearing):
 
     def recompute_(self) -> None:
         """Keep no activations within blocks."""
-        try:
-            self.model.set_grad_checkpointing(True)
-        except (AttributeError, AssertionError, NotImplementedError):
-            raise MmclError(
-                f"gradient_checkpointing: timm cannot compute the activations of {self.name} again."
-            ) from None
+        timm_image.recompute_(self.model, self.name)
 
     def pretrained(self, tag: str | None) -> dict[str, Tensor]:
         """Weights of timm for pictures, adapted."""

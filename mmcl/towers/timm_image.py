@@ -17,6 +17,7 @@ from mmcl.media import Fit
 from mmcl.media.fit import Resize
 from mmcl.media.image import Interpolation
 from mmcl.towers.base import TOWERS
+from mmcl.towers.folders import timm_model
 from mmcl.towers.pictures import Colour, Count, ImageBackbone, Preprocessing, Share, interpolation, square
 
 Pool = Literal["avg", "max", "avgmax", "token", "map"]
@@ -34,7 +35,7 @@ class TimmImage(ImageBackbone):
 
     Args:
         model: name in timm; with the tag of its weights the preprocessing is that of these weights
-            (``vit_base_patch16_224.augreg_in21k``).
+            (``vit_base_patch16_224.augreg_in21k``). Or ``local-dir:`` and a folder, ``hf-hub:`` and a name on the hub.
         pool: over places, in timm's words (``token``: the class token, ``map``: SigLIP's attention); the model's own
             unless told.
         image_size: side of the square that it sees, in pixels; the model's own unless told.
@@ -56,7 +57,7 @@ class TimmImage(ImageBackbone):
 
     def __init__(
         self,
-        model: str,
+        model: timm_model,
         pool: Pool | None = None,
         image_size: Count | None = None,
         patch_dropout: Share = 0.0,

@@ -1,7 +1,6 @@
 """Audio encoders of transformers: CLAP's HTSAT, AST, Whisper's encoder."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -12,9 +11,12 @@ from torch import Tensor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from mmcl.errors import MmclError
-from mmcl.towers.base import TOWERS, model_folder
+from mmcl.towers.base import TOWERS
+from mmcl.towers.dropout import dropout_in
 from mmcl.towers.extractors import AST, CLAP, WHISPER, extraction_of
-from mmcl.towers.hearing import Count, Cut, Hearing, Seconds, dropout_in
+from mmcl.towers.folders import model_folder
+from mmcl.towers.hearing import Count, Cut, Hearing, Seconds
+from mmcl.towers.transformers_models import configuration, quietly, read, recompute_
 
 BEFORE = {
     CLAP: ("", "audio_model.", "model.audio_model."),
@@ -69,7 +71,7 @@ class TransformersAudio(Hearing):
         *,
         dim: int | None,
     ) -> None:
-        config = configuration(model)
+        config = of_audio(model)
         kind: str = config.model_type
         fuses = kind == CLAP and config.enable_fusion
         mel, seconds, short = extraction_of(model, config)
@@ -102,23 +104,13 @@ class TransformersAudio(Hearing):
 
     def recompute_(self) -> None:
         """Keep no activations within blocks."""
-        if not self.model.supports_gradient_checkpointing:
-            raise MmclError(
-                f"gradient_checkpointing: transformers cannot compute the activations of {self.name} again."
-            )
-        self.model.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_(self.model, self.name)
 
     def pretrained(self, tag: str | None) -> dict[str, Tensor]:
         """Weights from the model's folder or the hub; ``tag`` is a revision there."""
-        config = transformers.AutoConfig.from_pretrained(self.name, revision=tag or "main")
-        saved = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModel)
-        try:
-            with quiet():
-                whole, report = saved.from_pretrained(
-                    self.name, revision=tag or "main", dtype=torch.float32, output_loading_info=True
-                )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise MmclError(f"weights of {self.name} cannot be had: {error}") from None
+        architectures = configuration(self.name).architectures or [""]
+        saved = getattr(transformers, architectures[0], transformers.AutoModel)
+        whole, report = read(saved, self.name, revision=tag or "main", dtype=torch.float32)
         if report["missing_keys"]:
             raise MmclError(f"{self.name} has no weights for {', '.join(sorted(report['missing_keys']))}.")
         return {key: t for key, t in self.translated(whole.state_dict()).items() if key in self.state_dict()}
@@ -135,7 +127,7 @@ class TransformersAudio(Hearing):
     def _renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the library finds of this model in weights of its former names."""
         cls: Any = type(self.model)
-        with quiet():
+        with quietly():
             loaded, report = cls.from_pretrained(
                 None, config=self.model.config, state_dict=dict(state), output_loading_info=True
             )
@@ -209,28 +201,13 @@ def filled(waves: Float[Tensor, "batch samples"], counts: Tensor, how: str) -> F
     return repeated.nan_to_num(0.0)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' own report of what was loaded."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)
-
-
-def configuration(model: str) -> Any:
+def of_audio(model: str) -> Any:
     """The configuration of a model's audio encoder.
 
     Raises:
-        MmclError: there is none.
+        MmclError: it is none that is known here.
     """
-    try:
-        config = transformers.AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise MmclError(f"model: transformers finds no configuration of {model!r}: {error}") from None
-    audio = getattr(config, "audio_config", config)
-    if audio.model_type not in BEFORE:
+    config = configuration(model, "audio")
+    if config.model_type not in BEFORE:
         raise MmclError(f"model: {model} is a {config.model_type}; known are {', '.join(BEFORE)}, and a whole clap.")
-    return audio
+    return config

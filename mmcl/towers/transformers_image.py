@@ -1,7 +1,6 @@
 """Vision models of transformers: CLIP, SigLIP, DINOv2, ViT and whatever else takes pixels."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,9 +14,11 @@ from mmcl.errors import MmclError
 from mmcl.media.fit import Resize
 from mmcl.media.image import Interpolation
 from mmcl.towers.attention_pool import AttentionPool
-from mmcl.towers.base import TOWERS, model_folder
+from mmcl.towers.base import TOWERS
+from mmcl.towers.folders import model_folder
 from mmcl.towers.pictures import Colour, Count, ImageBackbone, Share
 from mmcl.towers.processors import preprocessing_of
+from mmcl.towers.transformers_models import configuration, quietly, read, recompute_
 
 Pool = Literal["own", "cls", "mean", "attention"]
 CLIP, SIGLIP = "clip_vision_model", "siglip_vision_model"
@@ -75,7 +76,7 @@ class TransformersImage(ImageBackbone):
         *,
         dim: int | None,
     ) -> None:
-        config = configuration(model)
+        config = of_vision(model)
         preprocessing = preprocessing_of(model, config).but(image_size, mean, std, resize, interpolation)
         super().__init__(preprocessing, crop, shift, exact_decode)
         self.name, self.pool, self.kind, self.config = model, pool, config.model_type, config
@@ -101,18 +102,8 @@ class TransformersImage(ImageBackbone):
 
     def pretrained(self, tag: str | None) -> dict[str, Tensor]:
         """Weights from the model's folder or the hub; ``tag`` is a revision there."""
-        try:
-            with quiet():
-                loaded, report = type(self.model).from_pretrained(
-                    self.name,
-                    revision=tag or "main",
-                    config=self._stored(),
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                    **self._kind(),
-                )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise MmclError(f"weights of {self.name} cannot be had: {error}") from None
+        options = {"revision": tag or "main", "config": self._stored(), "ignore_mismatched_sizes": True}
+        loaded, report = read(type(self.model), self.name, **options, **self._kind())
         if report["mismatched_keys"]:
             sizes = "; ".join(f"{key}: {tuple(a)}, here {tuple(b)}" for key, a, b in report["mismatched_keys"])
             raise MmclError(
@@ -125,7 +116,7 @@ class TransformersImage(ImageBackbone):
         """Own names from all that transformers knows: whole models, vision sides, models with a classifier."""
         if set(self.state_dict()) <= set(state):
             return self._resized(state)
-        with quiet():
+        with quietly():
             loaded, report = type(self.model).from_pretrained(
                 None,
                 config=self.config,
@@ -138,10 +129,7 @@ class TransformersImage(ImageBackbone):
 
     def recompute_(self) -> None:
         """Keep no activations within blocks."""
-        if not self.model.supports_gradient_checkpointing:
-            raise MmclError(f"gradient_checkpointing: transformers cannot compute a {self.kind}'s activations again.")
-        enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
-        enable({"use_reentrant": False})
+        recompute_(self.model, self.name)
 
     def forward(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """Vectors of pictures."""
@@ -180,7 +168,7 @@ class TransformersImage(ImageBackbone):
 
     def _stored(self) -> Any:
         """The configuration of the weights as they lie there, with their own table of positions."""
-        stored = configuration(self.name)
+        stored = of_vision(self.name)
         if hasattr(self.config, "projection_dim"):
             stored.projection_dim = self.config.projection_dim
         return stored
@@ -223,30 +211,15 @@ class TransformersImage(ImageBackbone):
         return {**others, **{f"model.{key}": t for key, t in own.items()}}
 
 
-def configuration(model: str) -> Any:
+def of_vision(model: str) -> Any:
     """The configuration of a model's vision side.
 
     Raises:
-        MmclError: there is none.
+        MmclError: it has none that mmcl can feed.
     """
-    try:
-        config = transformers.AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise MmclError(f"model: transformers finds no configuration of {model!r}: {error}") from None
-    vision = getattr(config, "vision_config", config)
-    if vision.model_type == "siglip2_vision_model":
+    config = configuration(model, "vision")
+    if config.model_type == "siglip2_vision_model":
         raise MmclError(f"model: {model} takes pictures of any shape as lists of patches, which mmcl does not make.")
-    if type(vision) not in transformers.MODEL_MAPPING:
-        raise MmclError(f"model: transformers has no vision model for a {vision.model_type} ({model}).")
-    return vision
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' own report of what was loaded: ours is made of what it returns."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)
+    if type(config) not in transformers.MODEL_MAPPING:
+        raise MmclError(f"model: transformers has no vision model for a {config.model_type} ({model}).")
+    return config

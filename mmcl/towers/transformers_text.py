@@ -1,9 +1,7 @@
 """Text models of transformers: text towers of CLIP, SigLIP and CLAP, encoders, decoders."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,13 +9,16 @@ import transformers
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from mmcl.errors import MmclError
 from mmcl.towers import pooling
-from mmcl.towers.base import TOWERS, Backbone, model_folder
-from mmcl.towers.library_tokenizers import end_of, fetching, largest, rows_of, tokenizer_of
+from mmcl.towers.base import TOWERS, Backbone
+from mmcl.towers.dropout import dropout_in
+from mmcl.towers.folders import model_folder
+from mmcl.towers.library_tokenizers import end_of, largest, rows_of, tokenizer_of
 from mmcl.towers.tokens import TextTransform
+from mmcl.towers.transformers_models import configuration, read, recompute_
 
 Count = Annotated[int, Field(ge=1)]
 LONGEST = 512  # tokens, unless a recipe asks for more
@@ -75,7 +76,7 @@ class TransformersText(Backbone):
         super().__init__()
         self.model = model
         self.pool: Literal["own"] | pooling.Pool = pool
-        config = _text_config(model)
+        config = configuration(model, "text")
         kind: str = config.model_type
         self.tokenizer = tokenizer_of(model)
         self.eos_id = end_of(self.tokenizer)
@@ -101,9 +102,8 @@ class TransformersText(Backbone):
 
     @property
     def varies(self) -> bool:
-        """Whether there is any dropout, which transformers writes as modules and as numbers."""
-        numbers = (v for m in self.text.modules() for k, v in vars(m).items() if "drop" in k and isinstance(v, float))
-        return any(p > 0 for p in numbers) or any(isinstance(m, nn.Dropout) and m.p for m in self.text.modules())
+        """Whether there is any dropout."""
+        return dropout_in(self.text)
 
     def transform(self, train: bool) -> TextTransform:
         """Tokens; the same in training and after."""
@@ -111,9 +111,7 @@ class TransformersText(Backbone):
 
     def recompute_(self) -> None:
         """Keep no activations within blocks."""
-        if not self.text.supports_gradient_checkpointing:
-            super().recompute_()
-        recompute_(self.text)
+        recompute_(self.text, self.model)
 
     def pretrained(self, tag: str | None) -> Mapping[str, Tensor]:
         """Weights of the folder, or of the hub.
@@ -123,13 +121,12 @@ class TransformersText(Backbone):
         """
         if tag is not None and Path(self.model).is_dir():
             raise MmclError(f"{self.model} is a folder and has one set of weights, and no {tag!r}.")
-        config = _text_config(self.model)
+        config = configuration(self.model, "text")
         names = TOWERS_OF_TEXT.get(config.model_type)
-        with fetching("weights", self.model), _quiet():
-            # a projection brings the name under which transformers finds the text's part of a whole model
-            read: Any = (getattr(transformers, names[1]) if names else type(self.text)).from_pretrained
-            options: dict[str, Any] = {"config": config, "revision": tag or "main"} | ({} if names else self.options)
-            made, found = read(self.model, output_loading_info=True, **options)
+        # a projection brings the name under which transformers finds the text's part of a whole model
+        kind: Any = getattr(transformers, names[1]) if names else type(self.text)
+        options: dict[str, Any] = {"config": config, "revision": tag or "main"} | ({} if names else self.options)
+        made, found = read(kind, self.model, **options)
         state = self.translated({k: t for k, t in made.state_dict().items() if k not in found["missing_keys"]})
         lacking = [name for name in self.state_dict() if name not in state]
         if lacking:
@@ -214,12 +211,6 @@ class TransformersText(Backbone):
         )
 
 
-def recompute_(text: PreTrainedModel) -> None:
-    """Keep no activations within the blocks of a model of transformers."""
-    enable = getattr(text, "activation_checkpointing_enable", None) or text.gradient_checkpointing_enable  # in 4
-    enable({"use_reentrant": False})
-
-
 def places(text: PreTrainedModel) -> int | None:
     """How many tokens a model has positions for; None where it does not say."""
     most: int | None = getattr(text.config, "max_position_embeddings", None)
@@ -229,34 +220,9 @@ def places(text: PreTrainedModel) -> int | None:
     return most if most and most > 0 else None
 
 
-def _text_config(model: str) -> PreTrainedConfig:
-    """A copy of a model's configuration, or of that of its text side."""
-    with fetching("the configuration", model):
-        config = AutoConfig.from_pretrained(model)
-    text = deepcopy(getattr(config, "text_config", None) or config)
-    if text.model_type in TOWERS_OF_TEXT and hasattr(config, "projection_dim"):
-        text.projection_dim = config.projection_dim  # that of the whole model counts
-    return text
-
-
 def _common_prefix(state: Iterable[str], own: Iterable[str]) -> str:
     """What stands before a module's own names in those of a checkpoint, wherever most of them are found."""
     there, own = set(state), set(own)
     before = {name[: -len(o)] for name in there for o in own if name.endswith(o)}
     whole = sorted((b for b in before if not b or b.endswith(".")), key=len)
     return max(whole, key=lambda b: sum(b + o in there for o in own), default="")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' report of what it loaded; what is missing is an error here."""
-    said = transformers.logging
-    level, bars = said.get_verbosity(), said.is_progress_bar_enabled()
-    said.set_verbosity_error()
-    said.disable_progress_bar()
-    try:
-        yield
-    finally:
-        said.set_verbosity(level)
-        if bars:
-            said.enable_progress_bar()

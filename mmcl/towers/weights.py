@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from mmcl.errors import MmclError
 from mmcl.registry import Spec
+from mmcl.towers.folders import HUB
 from mmcl.towers.tensor_files import SUFFIXES, Tensors, few, read, read_hub, read_run
 
-RANDOM, PRETRAINED, HUB = "random", "pretrained", "hf-hub:"
+RANDOM, PRETRAINED = "random", "pretrained"
 
 
 class WeightsSpec(Spec):

@@ -47,7 +47,7 @@ def test_names_that_nobody_knows_are_told_with_the_nearest(tmp_path: Path) -> No
     refused({"name": "open_clip_image", "model": f"local-dir:{tmp_path}"}, "cannot be read")
     (tmp_path / "config.json").write_text("{}")
     refused({"name": "open_clip_image", "model": f"{tmp_path}/config.json"}, "no configuration of open_clip")
-    refused({"name": "transformers_image", "model": str(tmp_path)}, "finds no configuration")
+    refused({"name": "transformers_image", "model": str(tmp_path)}, "the configuration cannot be read: the folder")
 
 
 def test_models_that_take_no_pictures_are_refused(tmp_path: Path) -> None:

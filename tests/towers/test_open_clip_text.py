@@ -194,7 +194,7 @@ def test_builds_on_the_meta_device_and_knows_its_tags() -> None:
     with torch.device("meta"):
         backbone = build("ViT-B-32", 512)
     assert sum(p.numel() for p in backbone.parameters()) == 63_428_096
-    with pytest.raises(MmclError, match="'openay' is no tag; did you mean 'openai'"):
+    with pytest.raises(MmclError, match="no weights 'openay' of ViT-B-32; did you mean 'openai'"):
         backbone.pretrained("openay")
 
 

@@ -242,7 +242,7 @@ def test_what_cannot_be_is_refused(models: dict[str, Any], tmp_path: Path) -> No
     ]:
         with pytest.raises(MmclError, match=told):
             backbone(models[name][0], **more)
-    with pytest.raises(MmclError, match="no configuration"):
+    with pytest.raises(MmclError, match="the configuration cannot be read: the folder"):
         backbone(str(tmp_path))
     tf.BertConfig().save_pretrained(tmp_path)
     with pytest.raises(MmclError, match="is a bert"):

@@ -18,7 +18,7 @@ from mmcl import runs, workflow
 from mmcl.errors import MmclError
 from mmcl.recipe import Recipe, dump_yaml, load_recipe
 from mmcl.towers import TOWERS, Backbone, model_folder
-from mmcl.towers.folders import description
+from mmcl.towers.folders import ModelFolder
 from mmcl.towers.tensor_files import Tensors
 from mmcl.towers.weights import _plain
 from mmcl.types import Draw, Transform
@@ -202,6 +202,6 @@ def test_a_run_keeps_what_its_model_of_transformers_is_made_of(
 
 def test_a_folder_of_a_model_must_be_one(tmp_path: Path) -> None:
     with pytest.raises(MmclError, match=r"no config.json"):
-        description(str(tmp_path))
+        ModelFolder().files(tmp_path)
     with pytest.raises(MmclError, match="no folder 'nobody/nothing', and no model of the hub"):
-        description("nobody/nothing")
+        ModelFolder().place("nobody/nothing")

@@ -187,7 +187,7 @@ def test_adapters_learn_and_the_run_loads_and_merges(tmp_path: Path, tiny: Calla
     [
         (
             ["towers.image.policy=frozen", "towers.text.policy=frozen"],
-            "towers: every backbone is frozen and none has a head",
+            "towers: every backbone is frozen or has no weights, and none has a head",
         ),
         (
             [f"towers.{m}.policy={{name: trained, from_step: 3}}" for m in ("image", "text")],
