@@ -54,6 +54,7 @@ def write_card(source: Source, kind: str, written: Written, folder: Path) -> Non
         values=VALUES,
         dim=source.encoder.dim,
         notes=written.notes,
+        padding=json.dumps(written.padding).replace("true", "True"),
         towers=[_tower(source, m) for m in written.modalities],
         prepared=[f"{m}: {_prepared(source, m)}" for m in written.modalities],
         bases=sorted({base for m in written.modalities if (base := _base(source, m)) is not None}),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmcl.errors import MmclError
 from mmcl.exports.base import Source, Written
-from mmcl.media import Picture, Sound
+from mmcl.exports.examples import TOLERANCE, examples
 from mmcl.model import Encoder, MultiTower
 from mmcl.runs import Run
 from mmcl.towers import POLICIES, Backbone, Tower
@@ -22,7 +22,6 @@ from mmcl.types import Transform
 
 OUTPUT = "vectors"
 DESCRIPTION = "graphs.json"
-TOLERANCE = 1e-4
 INSTALL = "pip install 'mmcl[onnx]'"
 LENGTHS = {"text": "tokens", "audio": "frames"}
 """What the length of a row is called, where rows vary."""
@@ -50,7 +49,7 @@ def write(source: Source, folder: Path) -> Written:
     graphs, notes = {}, []
     for m in source.modalities:
         transform = source.encoder.transforms[m]
-        short, long = _examples(source.tower(m).takes, transform)
+        short, long = examples(source.tower(m).takes, transform)
         lengths = [axis for axis in range(1, long.ndim) if short.shape[axis] != long.shape[axis]]
         named = {0: "batch"} | {axis: LENGTHS.get(source.tower(m).takes, f"length{axis}") for axis in lengths}
         model = UnitVectors(source.tower(m)).eval()
@@ -112,29 +111,6 @@ class Graph(Backbone):
     def forward(self, rows: Tensor) -> Float[Tensor, "batch dim"]:
         """Unit vectors."""
         return torch.from_numpy(_run(self.session, self.modality, rows)).to(rows.device)
-
-
-def _examples(takes: str, transform: Transform) -> tuple[Tensor, Tensor]:
-    """Two batches of rows: of short values, and of long ones."""
-    rng = np.random.default_rng(0)
-    pair: list[list[Any]] = [[], []]
-    if takes == "text":
-        pair = [["a b", "c"], ["a photo of a small red house by the sea", "a b"]]
-    elif takes == "audio":
-        noise = rng.uniform(-1, 1, 48_000).astype(np.float32)
-        pair = [[Sound.of(noise[:n], 16_000) for n in lengths] for lengths in ((9_000, 8_000), (48_000, 20_000))]
-    elif takes == "image":
-        pixels = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
-        pair = [[Picture.of(pixels), Picture.of(pixels[::-1].copy())]] * 2
-    batches = []
-    for values in pair:
-        rows = transform.empty(2)
-        if not values:  # numbers of one width
-            rows.copy_(torch.from_numpy(rng.normal(size=rows.shape)))
-        for value, row in zip(values, rows, strict=bool(values)):
-            transform(value, np.random.default_rng, row)
-        batches.append(transform.finish(rows, torch.ones(2, dtype=torch.bool)).contiguous())
-    return batches[0], batches[1]
 
 
 def _write_graph(model: nn.Module, name: str, rows: Tensor, axes: dict[int, str], path: Path) -> None:

@@ -10,8 +10,8 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPModel
 
 import mmcl
 from mmcl.exports import open_export
-from mmcl.exports.transformers import packed, split
 from mmcl.model import Encoder
+from mmcl.towers.clip_names import packed, split
 from tests.exports.conftest import TEXTS, Seen, accuracy
 
 
