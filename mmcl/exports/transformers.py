@@ -86,7 +86,7 @@ def _as_clip(source: Source, folder: Path) -> Written:
     notes = list(clip.notes)
     if isinstance(tokenizer, OpenClipBpe):
         notes.append(
-            "transformers' tokenizer does not mend texts before it looks at them (`ftfy`, HTML entities), as the one of "
+            "transformers' tokenizer does not mend texts before it looks at them (`ftfy`, HTML entities), as that of "
             "open_clip and mmcl does."
         )
     if not clip.shown.fit.floor:

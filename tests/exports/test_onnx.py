@@ -50,6 +50,8 @@ def test_a_graph_with_a_spectrum_in_it(tmp_path: Path) -> None:
         "crop": "start",
         "short": "pad",
         "frames": 4000,
+        "multiple": 1,
+        "windows": 1,
     }
     assert "vectors differ by at most" in written.notes[0]
 
