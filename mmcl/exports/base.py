@@ -43,6 +43,7 @@ class Source:
         self.run = Run(Path(path))
         self.recipe: Recipe = self.run.recipe()
         self.encoder: Encoder = load(path, "cpu")
+        self._states: dict[str, dict[str, Tensor]] = {}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -55,7 +56,10 @@ class Source:
 
     def state(self, modality: str) -> dict[str, Tensor]:
         """Weights of a tower, without its policy's own (LoRA), under its own names: ``backbone.…``, ``head.…``."""
-        return {name: tensor.detach() for name, tensor in merged_state(self.tower(modality)).items()}
+        if modality not in self._states:
+            state = merged_state(self.tower(modality))
+            self._states[modality] = {name: tensor.detach() for name, tensor in state.items()}
+        return self._states[modality]
 
     def one_of_each(self, *kinds: str) -> list[str]:
         """The modality of each kind of input, where there is exactly one.

@@ -1,5 +1,6 @@
 """Runs to export, trained once, and what is compared."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -81,6 +82,12 @@ def stored(recipe: Recipe) -> Path:
     state = {"step": 3, "data": {"samples_seen": 96}, "bad": {"counts": {}}}
     checkpoints.write(run.checkpoints, 3, {"weights": weights}, state, keep=1)
     return run.path
+
+
+def foreign(folder: Path, into: Path) -> Path:
+    """An export without what mmcl put beside the library's files."""
+    shutil.copytree(folder, into / "copy", ignore=shutil.ignore_patterns("manifest.json", "recipe.yaml", "assets"))
+    return into / "copy"
 
 
 def accuracy(images: torch.Tensor, classes: torch.Tensor, labels: list[int]) -> float:

@@ -19,7 +19,7 @@ from mmcl.exports import open_export
 from mmcl.model import Encoder
 from mmcl.recipe import load_recipe
 from mmcl.towers import train_sentencepiece
-from tests.exports.conftest import stored
+from tests.exports.conftest import foreign, stored
 from tests.towers import libraries, tiny_texts
 from tests.towers.test_transformers_audio import EXTRACTOR, HTSAT
 
@@ -35,7 +35,7 @@ Make = Callable[..., Path]
 def made(tmp_path: Path) -> Make:
     """A run of such towers."""
 
-    def make(dim: int = DIM, objective: str = "clip", **towers: Any) -> Path:
+    def make(dim: int = DIM, objective: Any = "clip", **towers: Any) -> Path:
         content = {
             "run": str(tmp_path / "run"),
             "dim": dim,
@@ -97,13 +97,6 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(F.normalize(found, dim=-1), expected, atol=1e-5, rtol=0)
 
 
-def foreign(folder: Path) -> Path:
-    """The folder without what mmcl put beside the library's files."""
-    for name in ("manifest.json", "recipe.yaml"):
-        (folder / name).unlink()
-    return folder
-
-
 def pixels(ours: Encoder, count: int = 3) -> torch.Tensor:
     backbone: Any = ours.model.tower("image").backbone
     return backbone.normalize(ours.rows("image", PICTURES[:count]))
@@ -121,7 +114,7 @@ def opens_in_open_clip(folder: Path, ours: Encoder, words: list[str] = WORDS) ->
 
 def comes_back(folder: Path, ours: Encoder) -> None:
     """Through the manifest, and as a folder of the library."""
-    for again in (open_export(folder, "cpu"), mmcl.load(foreign(folder), "cpu")):
+    for again in (open_export(folder, "cpu"), mmcl.load(foreign(folder, folder.with_suffix(".foreign")), "cpu")):
         close(again.embed("text", WORDS), ours.embed("text", WORDS))
         close(again.embed("image", PICTURES), ours.embed("image", PICTURES))
 
@@ -129,9 +122,13 @@ def comes_back(folder: Path, ours: Encoder) -> None:
 @pytest.mark.parametrize(
     ("image", "text"),
     [
-        ({}, {}),
+        pytest.param({}, {}, marks=pytest.mark.slow),
         ({"policy": "frozen", "image_size": 48}, {"context_length": 8, "head": "linear"}),
-        ({"head": "linear", "mean": [0.5, 0.5, 0.5]}, {"policy": {"name": "lora", "rank": 2}}),
+        pytest.param(
+            {"head": "linear", "mean": [0.5, 0.5, 0.5]},
+            {"policy": {"name": "lora", "rank": 2}},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_clip_of_open_clip(image: Any, text: Any, clip: str, made: Make, tmp_path: Path) -> None:
@@ -162,7 +159,10 @@ def opens_in_transformers(folder: Path, ours: Encoder, cls: Any) -> None:
     torch.testing.assert_close(theirs, pixels(ours), atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["resnet", "siglip", "mobile", "vit_avg"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mobile", "vit_avg")]
+
+
+@pytest.mark.parametrize("kind", ["resnet", "siglip", *SLOW])
 def test_other_sides_of_open_clip(kind: str, made: Make, tmp_path: Path) -> None:
     model = libraries.of_open_clip(kind, tmp_path / "model")
     words = [" ".join(np.random.default_rng(s).permutation(tiny_texts.WORDS)) for s in range(300)]
@@ -181,7 +181,7 @@ def test_other_sides_of_open_clip(kind: str, made: Make, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("kind", "cls", "more"),
     [
-        ("clip", tf.CLIPModel, {}),
+        pytest.param("clip", tf.CLIPModel, {}, marks=pytest.mark.slow),
         ("clip", tf.CLIPModel, {"head": "linear", "policy": {"name": "lora", "rank": 2}}),
         ("siglip", tf.SiglipModel, {}),
     ],
@@ -220,6 +220,48 @@ def test_a_clap(folders: dict[str, str], made: Make, tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     assert "logits_per_audio" in card
     assert "draws where it cuts a longer sound" in card
-    for again in (open_export(tmp_path / "out", "cpu"), mmcl.load(foreign(tmp_path / "out"), "cpu")):
+    for again in (
+        open_export(tmp_path / "out", "cpu"),
+        mmcl.load(foreign(tmp_path / "out", tmp_path / "foreign"), "cpu"),
+    ):
         close(again.embed("audio", [(sound, 8_000)]), expected)
         close(again.embed("text", WORDS), ours.embed("text", WORDS))
+
+
+def test_what_is_no_pair_is_told(folders: dict[str, str], made: Make, tmp_path: Path) -> None:
+    image = {"name": "transformers_image", "model": folders["siglip"]}
+    text = {"name": "transformers_text", "model": folders["clip"]}
+    for said, told in (
+        (
+            {"image": image, "text": text},
+            "image: a siglip_vision_model is no side of the CLIPModel that towers.text is",
+        ),
+        (
+            {"image": {**image, "model": folders["clip"]}, "text": {**text, "pool": "mean"}},
+            "text: a clip_text_model wit",
+        ),
+        ({"image": {**image, "model": folders["clip"], "head": "mlp"}, "text": text}, "no place for mlp"),
+    ):
+        run = made(dim=20, **said)
+        with pytest.raises(MmclError, match=told):
+            mmcl.export(run, "transformers", tmp_path / "out")
+        for path in sorted(run.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_third_tower_is_left_out_and_the_card_says_so(made: Make, tmp_path: Path) -> None:
+    words = [" ".join(np.random.default_rng(s).permutation(tiny_texts.WORDS)) for s in range(300)]
+    tokenizer = {"name": "sentencepiece", "model": str(train_sentencepiece(words, tmp_path / "t.model", 290))}
+    small = {"width": 16, "layers": 1, "heads": 2}
+    run = made(
+        objective=[{"score": "cosine", "contrast": "softmax", "pairs": [["image", "text"], ["voice", "text"]]}],
+        image={"name": "vit", "image_size": 16, "patch_size": 8, **small},
+        text={"name": "text_transformer", "tokenizer": tokenizer, "context_length": 8, **small},
+        voice={"name": "spectrogram_vit", "seconds": 1, **small},
+    )
+    assert mmcl.export(run, "open_clip", tmp_path / "out")["modalities"] == ["image", "text"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The run's towers of voice are not in this export: the format has no place for them." in card
+    assert "One embedding space for image, text:" in card
+    assert "at most 8 tokens" in card
