@@ -1,7 +1,7 @@
 """What a format is given, and what it gives back."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,8 @@ from mmcl.losses.term import Term
 from mmcl.model import Encoder, MultiTower
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, load
-from mmcl.towers import POLICIES, Tower, merged_state
+from mmcl.towers import POLICIES, Tower, TowerSpec, merged_state
+from mmcl.towers.weights import WeightsSpec
 
 CLIP_SCALE = math.log(1 / 0.07)
 """Logarithm of CLIP's logit scale before training, where an objective has no temperature to hand on."""
@@ -42,6 +43,7 @@ class Source:
         self.run = Run(Path(path))
         self.recipe: Recipe = self.run.recipe()
         self.encoder: Encoder = load(path, "cpu")
+        self._states: dict[str, dict[str, Tensor]] = {}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -54,7 +56,10 @@ class Source:
 
     def state(self, modality: str) -> dict[str, Tensor]:
         """Weights of a tower, without its policy's own (LoRA), under its own names: ``backbone.…``, ``head.…``."""
-        return {name: tensor.detach() for name, tensor in merged_state(self.tower(modality)).items()}
+        if modality not in self._states:
+            state = merged_state(self.tower(modality))
+            self._states[modality] = {name: tensor.detach() for name, tensor in state.items()}
+        return self._states[modality]
 
     def one_of_each(self, *kinds: str) -> list[str]:
         """The modality of each kind of input, where there is exactly one.
@@ -107,6 +112,8 @@ class Written:
     """Whose towers it holds."""
     notes: Sequence[str] = field(default=())
     """What the card should say of this export: what was left out, what differs."""
+    padding: bool | str = True
+    """What its texts are padded to, where transformers' tokenizer is asked."""
 
 
 class Format(NamedTuple):
@@ -138,3 +145,20 @@ def built(folder: Path, modalities: Sequence[str], states: dict[str, dict[str, T
             except RuntimeError as error:
                 raise MmclError(f"{folder}: the weights of {m} are not those of its recipe: {error}") from None
     return Encoder(MultiTower(towers, recipe.dim).eval(), torch.device("cpu"))
+
+
+def begun(folder: Path, parts: Mapping[str, TowerSpec], dim: int) -> Encoder:
+    """Towers with the weights that a library's folder holds, and its projections for heads.
+
+    Args:
+        folder: of the library's model.
+        parts: what the towers are; their heads and policies are left out.
+        dim: of the shared space.
+    """
+    weights, policy = WeightsSpec.model_validate({"from": str(folder)}), POLICIES.check("trained")
+    towers = {}
+    with torch.random.fork_rng():
+        for m, part in parts.items():
+            plain = part.model_copy(update={"head": None, "policy": policy, "weights": weights})
+            towers[m] = plain.build(dim=dim, modality=m)
+    return Encoder(MultiTower(towers, dim).eval(), torch.device("cpu"))

@@ -10,9 +10,11 @@ import jinja2
 
 from mmcl import checkpoints
 from mmcl.exports.base import Source, Written
-from mmcl.media import AudioTransform, ImageTransform
+from mmcl.media import AudioTransform
 from mmcl.recipe import dump_yaml
 from mmcl.towers import TowerSpec
+from mmcl.towers.pictures import ImageBackbone
+from mmcl.towers.tokens import TextTransform
 
 LIBRARIES = {"sentence_transformers": "sentence-transformers", "safetensors": "mmcl"}
 """Names of libraries on the hub of Hugging Face, where they are not the format's."""
@@ -54,6 +56,7 @@ def write_card(source: Source, kind: str, written: Written, folder: Path) -> Non
         values=VALUES,
         dim=source.encoder.dim,
         notes=written.notes,
+        padding=json.dumps(written.padding).replace("true", "True"),
         towers=[_tower(source, m) for m in written.modalities],
         prepared=[f"{m}: {_prepared(source, m)}" for m in written.modalities],
         bases=sorted({base for m in written.modalities if (base := _base(source, m)) is not None}),
@@ -119,19 +122,23 @@ def _base(source: Source, modality: str) -> str | None:
 
 def _prepared(source: Source, modality: str) -> str:
     """How a value becomes a row."""
-    transform, part = source.encoder.transforms[modality], source.recipe.towers[modality]
-    length = getattr(transform, "context_length", None)
-    mean, std = getattr(part, "mean", None), getattr(part, "std", None)
-    if part.name == "vit" and isinstance(transform, ImageTransform) and mean is not None and std is not None:
-        side = transform.size
-        return (
-            f"the shorter side is resized to {side} pixels (bicubic, antialiased), the middle {side} x {side} cut out; "
-            f"then (pixel / 255 - mean) / std with mean {list(mean)} and std {list(std)}"
-        )
+    transform, backbone = source.encoder.transforms[modality], source.tower(modality).backbone
+    if isinstance(backbone, ImageBackbone):
+        shown = backbone.preprocessing
+        side, whole = shown.size, shown.fit.resized or shown.size
+        how = {
+            "shortest": f"the shorter side is resized to {whole} pixels",
+            "longest": f"the longer side is resized to {whole} pixels",
+            "squash": f"resized to {whole} x {whole} pixels, whatever the proportions are",
+        }[shown.fit.resize]
+        cut = f"the middle {side} x {side} cut out" if whole > side or shown.fit.resize == "shortest" else ""
+        filled = f"the rest filled with {list(shown.fit.fill)}" if shown.fit.resize == "longest" or whole < side else ""
+        steps = ", ".join(filter(None, (f"{how} ({shown.fit.interpolation}, antialiased)", cut, filled)))
+        return f"{steps}; then (pixel / 255 - mean) / std with mean {list(shown.mean)} and std {list(shown.std)}"
     if type(transform) is AudioTransform:
         return f"one channel at {transform.rate:,} Hz, {transform.seconds:g} seconds, shorter sounds: {transform.short}"
-    if length is not None:
-        return f"at most {length} tokens, special ones included; longer texts are cut"
+    if isinstance(transform, TextTransform):
+        return f"at most {transform.length} tokens, special ones included; longer texts are cut"
     return "as `recipe.yaml` says; mmcl does it"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmcl.errors import MmclError
 from mmcl.exports.base import Source, Written
-from mmcl.media import Picture, Sound
+from mmcl.exports.examples import TOLERANCE, examples
 from mmcl.model import Encoder, MultiTower
 from mmcl.runs import Run
 from mmcl.towers import POLICIES, Backbone, Tower
@@ -22,10 +22,11 @@ from mmcl.types import Transform
 
 OUTPUT = "vectors"
 DESCRIPTION = "graphs.json"
-TOLERANCE = 1e-4
 INSTALL = "pip install 'mmcl[onnx]'"
 LENGTHS = {"text": "tokens", "audio": "frames"}
 """What the length of a row is called, where rows vary."""
+SPECIAL = ("pad_id", "eos_id", "pad_token_id", "eos_token_id", "vocab_size")
+"""What tokenizers, of mmcl and of transformers, say of themselves."""
 
 
 class UnitVectors(nn.Module):
@@ -50,7 +51,7 @@ def write(source: Source, folder: Path) -> Written:
     graphs, notes = {}, []
     for m in source.modalities:
         transform = source.encoder.transforms[m]
-        short, long = _examples(source.tower(m).takes, transform)
+        short, long = examples(source.tower(m).takes, transform)
         lengths = [axis for axis in range(1, long.ndim) if short.shape[axis] != long.shape[axis]]
         named = {0: "batch"} | {axis: LENGTHS.get(source.tower(m).takes, f"length{axis}") for axis in lengths}
         model = UnitVectors(source.tower(m)).eval()
@@ -64,7 +65,7 @@ def write(source: Source, folder: Path) -> Written:
                 "shape": [named.get(axis, size) for axis, size in enumerate(long.shape)],
             },
             "output": {"name": OUTPUT, "shape": ["batch", source.encoder.dim]},
-            "rows": _described(transform),
+            "rows": _described(transform, source.tower(m)),
         }
         notes.append(f"`{m}.onnx`: {_checked(model, m, [long, short], folder / f'{m}.onnx')}")
     (folder / DESCRIPTION).write_text(json.dumps(graphs, indent=1) + "\n")
@@ -114,29 +115,6 @@ class Graph(Backbone):
         return torch.from_numpy(_run(self.session, self.modality, rows)).to(rows.device)
 
 
-def _examples(takes: str, transform: Transform) -> tuple[Tensor, Tensor]:
-    """Two batches of rows: of short values, and of long ones."""
-    rng = np.random.default_rng(0)
-    pair: list[list[Any]] = [[], []]
-    if takes == "text":
-        pair = [["a b", "c"], ["a photo of a small red house by the sea", "a b"]]
-    elif takes == "audio":
-        noise = rng.uniform(-1, 1, 48_000).astype(np.float32)
-        pair = [[Sound.of(noise[:n], 16_000) for n in lengths] for lengths in ((9_000, 8_000), (48_000, 20_000))]
-    elif takes == "image":
-        pixels = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
-        pair = [[Picture.of(pixels), Picture.of(pixels[::-1].copy())]] * 2
-    batches = []
-    for values in pair:
-        rows = transform.empty(2)
-        if not values:  # numbers of one width
-            rows.copy_(torch.from_numpy(rng.normal(size=rows.shape)))
-        for value, row in zip(values, rows, strict=bool(values)):
-            transform(value, np.random.default_rng, row)
-        batches.append(transform.finish(rows, torch.ones(2, dtype=torch.bool)).contiguous())
-    return batches[0], batches[1]
-
-
 def _write_graph(model: nn.Module, name: str, rows: Tensor, axes: dict[int, str], path: Path) -> None:
     try:
         program = torch.onnx.export(
@@ -180,15 +158,15 @@ def _checked(model: nn.Module, name: str, batches: list[Tensor], path: Path) -> 
     return f"vectors differ by at most {largest:.0e} from the tower's (onnxruntime, batches of 1, 2 and 6)"
 
 
-def _described(transform: Transform) -> dict[str, Any]:
-    """What makes the rows, in plain words: the transform's name and its numbers."""
+def _described(transform: Transform, tower: Tower) -> dict[str, Any]:
+    """What makes the rows, in plain words: the transform's name and its numbers, and those of the tokenizer."""
     plain = {
         key: value
         for key, value in vars(transform).items()
         if not key.startswith("_") and isinstance(value, str | int | float | bool | list | tuple | None)
     }
-    tokenizer = getattr(transform, "tokenizer", None)
-    special = {key: getattr(tokenizer, key) for key in ("pad_id", "eos_id", "vocab_size") if hasattr(tokenizer, key)}
+    tokenizer = getattr(tower.backbone, "tokenizer", None)
+    special = {key: getattr(tokenizer, key) for key in SPECIAL if hasattr(tokenizer, key)}
     return {"transform": type(transform).__name__, **plain, **({"tokenizer": special} if special else {})}
 
 

@@ -1,18 +1,26 @@
 """A CLIP that open_clip opens: ``open_clip.create_model_and_transforms("local-dir:DIR")``."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
-from safetensors.torch import load_file, save_file
+from open_clip.tokenizer import HFTokenizer
+from safetensors.torch import save_file
+from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.exports.base import Source, Written, built
-from mmcl.exports.clip import Clip, clip_of, own_states
+from mmcl.exports.base import Source, Written, begun
+from mmcl.exports.clip import OWN, Clip, clip_of
+from mmcl.exports.examples import compare
 from mmcl.exports.tokenizers import save_tokenizer
 from mmcl.files import write_json
 from mmcl.model import Encoder
 from mmcl.runs import Run
+from mmcl.towers import OpenClipBpe
+from mmcl.towers.library_tokenizers import fetching
+from mmcl.towers.open_clip_text import model_config
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 CLEANED = (
@@ -26,63 +34,90 @@ HUB = (
 
 
 def write(source: Source, folder: Path) -> Written:
-    """One picture and one text tower of open_clip's own classes."""
+    """One picture and one text tower of open_clip's own classes, sized by the recipe or of a model by name."""
     clip = clip_of(source)
-    model = {"embed_dim": source.encoder.dim, "vision_cfg": _vision(clip), "text_cfg": _text(clip)}
-    quick = {part.activation == "quick_gelu" for part in (clip.vision, clip.words)}
+    families = [source.recipe.towers[m].name for m in clip.modalities]
+    custom = any(family not in OWN for family in families)
+    text, notes = _with_tokenizer(source, clip, folder)
+    model: dict[str, Any] = {"embed_dim": source.encoder.dim, "vision_cfg": clip.vision.config, "text_cfg": text}
+    if custom:
+        model["custom_text"] = True
+    quick = {side.quick_gelu for side in (clip.vision, clip.words)} - {None}
     if len(quick) > 1:
         raise MmclError("activation: open_clip has quick_gelu in both towers, or in none.")
-    state = {**clip.state, "logit_scale": torch.tensor(clip.logit_scale.log_scale)}
     if quick == {True}:
         model["quick_gelu"] = True
+    state = {**clip.state("text." if custom else ""), "logit_scale": torch.tensor(clip.logit_scale.log_scale)}
     if clip.logit_scale.bias is not None:
         model["init_logit_bias"] = clip.logit_scale.bias
         state["logit_bias"] = torch.tensor(clip.logit_scale.bias)
-    shown = {
-        "size": clip.vision.image_size,
-        "mean": list(clip.vision.mean),
-        "std": list(clip.vision.std),
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    }
-    write_json(folder / CONFIG, {"model_cfg": model, "preprocess_cfg": shown})
+    _check(source, clip, model, state)
+    write_json(folder / CONFIG, {"model_cfg": model, "preprocess_cfg": _shown(clip)})
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
-    save_tokenizer(clip.tokenizer, folder, clip.words.context_length)
-    return Written(clip.modalities, (*clip.notes, CLEANED, HUB))
+    return Written(clip.modalities, (*clip.notes, *notes))
 
 
 def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
     """The same towers, in mmcl."""
-    image, text = manifest["modalities"]
-    return built(folder, (image, text), own_states(load_file(folder / WEIGHTS), Run(folder).recipe(), image, text))
+    recipe, parts = Run(folder).recipe(), {}
+    for m in manifest["modalities"]:
+        part = recipe.towers[m]
+        here = {"model": f"local-dir:{folder}", "tag": None} if part.name not in OWN else {}
+        parts[m] = part.model_copy(update={key: value for key, value in here.items() if hasattr(part, key)})
+    return begun(folder, parts, recipe.dim)
 
 
-def _vision(clip: Clip) -> dict[str, Any]:
-    part = clip.vision
+def _with_tokenizer(source: Source, clip: Clip, folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The text side's configuration, whose tokenizer lies in the folder where it needs files; and what to say of it."""
+    config, tokenizer = clip.words.config, clip.words.tokenizer
+    if isinstance(tokenizer, OpenClipBpe):
+        return config, ()
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder, config["context_length"])
+        return {**config, "hf_tokenizer_name": "."}, (CLEANED, HUB)
+    if not config.get("hf_tokenizer_name"):
+        return config, ()
+    backbone: Any = source.tower(clip.text).backbone
+    name = model_config(backbone.model)["text_cfg"]["hf_tokenizer_name"]
+    place = backbone.model.removeprefix("local-dir:") if backbone.model.startswith("local-dir:") else name
+    with fetching("the tokenizer", place):
+        HFTokenizer(place, **config.get("tokenizer_kwargs", {})).save_pretrained(folder)
+    return config, (HUB,)
+
+
+def _check(source: Source, clip: Clip, config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """See that open_clip builds this model, takes all of its weights, and finds the towers' vectors.
+
+    Raises:
+        MmclError: it does not.
+    """
+    said = deepcopy(config)
+    made = open_clip.CustomTextCLIP if said.pop("custom_text", False) else open_clip.CLIP
+    try:
+        with torch.random.fork_rng():
+            model: Any = made(**said).eval()
+        model.load_state_dict(state)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise MmclError(f"open_clip cannot build such a model: {error}") from None
+    backbone: Any = source.tower(clip.image).backbone
+    compare(source, clip.image, lambda rows: model.encode_image(backbone.normalize(rows)))
+    compare(source, clip.text, model.encode_text)
+
+
+def _shown(clip: Clip) -> dict[str, Any]:
+    """How pictures are prepared, in open_clip's words.
+
+    Raises:
+        MmclError: it has no word for what is filled up with a colour.
+    """
+    shown, fit = clip.shown, clip.shown.fit
+    if fit.resized is not None or len(set(fit.fill)) > 1:
+        raise MmclError(f"towers.{clip.image}: open_clip has no word for {fit}.")
     return {
-        **_blocks(part),
-        "head_width": part.width // part.heads,
-        "image_size": part.image_size,
-        "patch_size": part.patch_size,
-        "pool_type": part.pool,
-        "no_ln_pre": not part.ln_pre,
+        "size": shown.size,
+        "mean": list(shown.mean),
+        "std": list(shown.std),
+        "interpolation": fit.interpolation,
+        "resize_mode": fit.resize,
+        **({"fill_color": fit.fill[0]} if fit.resize == "longest" else {}),
     }
-
-
-def _text(clip: Clip) -> dict[str, Any]:
-    part, tokenizer = clip.words, clip.tokenizer
-    return {
-        **_blocks(part),
-        "heads": part.heads,
-        "context_length": part.context_length,
-        "vocab_size": tokenizer.vocab_size,
-        "hf_tokenizer_name": ".",
-        "pad_id": tokenizer.pad_id or 0,  # nothing looks at what follows the end
-        "eos_id": tokenizer.eos_id,
-        "pool_type": "eos",
-    }
-
-
-def _blocks(part: Any) -> dict[str, Any]:
-    tanh = {"act_kwargs": {"approximate": "tanh"}} if part.activation == "gelu_tanh" else {}
-    return {"width": part.width, "layers": part.layers, "mlp_ratio": part.mlp_ratio, **tanh}

@@ -1,4 +1,4 @@
-"""Sentencepiece models as tokenizers of Hugging Face."""
+"""Tokenizers of text towers as Hugging Face has them."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,8 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mmcl.errors import MmclError
-from mmcl.towers import SentencePiece
+from mmcl.towers import OpenClipBpe, SentencePiece, TransformersTokenizer
+from mmcl.towers.library_tokenizers import bpe, rows_of, tokenizer_of
 
 SPACE = "▁"
 HARD = (
@@ -28,16 +29,34 @@ HARD = (
 def save_tokenizer(tokenizer: object, folder: Path, context_length: int) -> None:
     """Write a text tower's tokenizer so that ``AutoTokenizer.from_pretrained`` opens it: the end follows each text.
 
+    open_clip's BPE becomes a ``CLIPTokenizer`` with the names that open_clip has for begin and end.
+
     Args:
         tokenizer: of the tower.
         folder: where its files go.
         context_length: tokens, the end included.
 
     Raises:
-        MmclError: it is no sentencepiece model, or one whose tokens Hugging Face's differ from.
+        MmclError: it is of no kind that Hugging Face has, or one whose tokens Hugging Face's differ from.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
 
+    if isinstance(tokenizer, OpenClipBpe):
+        own = bpe(context_length)
+        begin, end = (next(k for k, n in own.encoder.items() if n == i) for i in (own.sot_token_id, own.eot_token_id))
+        names = {"bos_token": begin, "eos_token": end, "pad_token": end, "unk_token": end}
+        merges: Any = [*own.bpe_ranks]
+        CLIPTokenizer(own.encoder, merges, model_max_length=context_length, **names).save_pretrained(folder)
+        return
+    if isinstance(tokenizer, TransformersTokenizer):
+        again = tokenizer_of(tokenizer.model)
+        if rows_of(again, context_length)("a")[-1] != tokenizer.eos_id:
+            raise MmclError(f"the tokenizer of {tokenizer.model} sets no end by itself, which texts are pooled at.")
+        again.model_max_length = context_length
+        if again.pad_token_id is None:
+            again.pad_token = again.convert_ids_to_tokens(tokenizer.eos_id)
+        again.save_pretrained(folder)
+        return
     if not isinstance(tokenizer, SentencePiece):
         raise MmclError(f"a {type(tokenizer).__name__} tokenizer has no form that the format knows.")
     pieces = tokenizer.pieces

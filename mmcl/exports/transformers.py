@@ -1,80 +1,96 @@
-"""A CLIPModel that transformers opens: ``CLIPModel.from_pretrained(DIR)``, ``AutoProcessor.from_pretrained(DIR)``."""
+"""A model that transformers opens: ``AutoModel.from_pretrained(DIR)``, ``AutoProcessor.from_pretrained(DIR)``."""
 
-import re
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from mmcl.errors import MmclError
-from mmcl.exports.base import Source, Written, built
-from mmcl.exports.clip import Clip, clip_of, own_states
+from mmcl.exports import pairs
+from mmcl.exports.base import Source, Written, begun
+from mmcl.exports.clip import OWN, Clip, clip_of
+from mmcl.exports.examples import compare
+from mmcl.exports.pairs import of_pictures, save
+from mmcl.exports.sides import Side
 from mmcl.exports.tokenizers import save_tokenizer
 from mmcl.model import Encoder
 from mmcl.runs import Run
+from mmcl.towers import TOWERS, OpenClipBpe, TowerSpec
+from mmcl.towers.clip_names import split
 
-WEIGHTS = "model.safetensors"
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 ARGMAX = 2  # an end of this number makes CLIPModel pool at the largest number instead
-NAMES = (
-    ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
-    ("visual.conv1.", "vision_model.embeddings.patch_embedding."),
-    ("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
-    ("visual.ln_pre.", "vision_model.pre_layrnorm."),
-    ("visual.ln_post.", "vision_model.post_layernorm."),
-    ("visual.transformer.resblocks.", "vision_model.encoder.layers."),
-    ("visual.proj", "visual_projection.weight"),
-    ("token_embedding.", "text_model.embeddings.token_embedding."),
-    ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
-    ("transformer.resblocks.", "text_model.encoder.layers."),
-    ("ln_final.", "text_model.final_layer_norm."),
-    ("text_projection", "text_projection.weight"),
-    ("logit_scale", "logit_scale"),
-)
-"""What names begin with in open_clip's CLIP, and in CLIPModel."""
-INNER = (
-    (".ln_1.", ".layer_norm1."),
-    (".ln_2.", ".layer_norm2."),
-    (".mlp.c_fc.", ".mlp.fc1."),
-    (".mlp.c_proj.", ".mlp.fc2."),
-    (".attn.out_proj.", ".self_attn.out_proj."),
-)
-"""The same within a block."""
-PROJECTIONS = ("visual.proj", "text_projection")
-PACKED = re.compile(r"(.*\.)attn\.in_proj_(weight|bias)")
-SPLIT = re.compile(r"(.*\.)self_attn\.q_proj\.(weight|bias)")
+SAID = {
+    "image": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "act_kwargs"},
+    "text": {"layers", "width", "heads", "mlp_ratio", "context_length", "vocab_size", "pad_id", "eos_id", "act_kwargs"},
+}
+"""What a CLIPModel's configuration can say, of open_clip's keys; the others have to be as they usually are."""
+SILENT = {"tokenizer_kwargs", "output_tokens", "pool_type"}  # which are no matter, or looked at by themselves
+REASONS = {
+    "no_ln_pre": "a CLIPModel normalises before its first block",
+    "hf_tokenizer_name": "only open_clip's own tokenizer, or one that the recipe names, is written for a CLIPModel",
+}
 
 
 def write(source: Source, folder: Path) -> Written:
-    """One picture tower that pools at a class token, and one causal text tower."""
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+    """Both towers of one CLIP, SigLIP or CLAP of transformers; or a picture tower and a text tower as a CLIPModel."""
+    if pairs.is_pair(source):
+        return pairs.write(source, folder)
+    return _as_clip(source, folder)
+
+
+def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
+    """The same towers, in mmcl; those of open_clip as what they have become."""
+    recipe, parts = Run(folder).recipe(), {}
+    for m in manifest["modalities"]:
+        part = recipe.towers[m]
+        if part.name.startswith("transformers_"):
+            parts[m] = part.model_copy(update={"model": str(folder)})
+        elif part.name in OWN:
+            parts[m] = part
+        else:
+            found = TOWERS.check({"name": f"transformers_{manifest['takes'][m]}", "model": str(folder)})
+            assert isinstance(found, TowerSpec)
+            parts[m] = found
+    return begun(folder, parts, recipe.dim)
+
+
+def _as_clip(source: Source, folder: Path) -> Written:
+    """Towers of open_clip's classes that are CLIP's."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
     clip = clip_of(source)
     _check(clip)
+    tokenizer = clip.words.tokenizer or OpenClipBpe()
     config = CLIPConfig(
-        text_config=CLIPTextConfig(**_text(clip), projection_dim=source.encoder.dim),
-        vision_config=CLIPVisionConfig(**_vision(clip), projection_dim=source.encoder.dim),
+        text_config=CLIPTextConfig(**_text(clip.words, tokenizer), projection_dim=source.encoder.dim),
+        vision_config=CLIPVisionConfig(**_vision(clip.vision), projection_dim=source.encoder.dim),
         projection_dim=source.encoder.dim,
         architectures=["CLIPModel"],
         logit_scale_init_value=clip.logit_scale.log_scale,
     )
     with torch.random.fork_rng():
-        model = CLIPModel(config)
-    model.load_state_dict(split({**clip.state, "logit_scale": torch.tensor(clip.logit_scale.log_scale)}))
-    model.config.save_pretrained(folder)
-    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, folder / WEIGHTS, {"format": "pt"})
-    side = clip.vision.image_size
-    CLIPImageProcessor(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=list(clip.vision.mean),
-        image_std=list(clip.vision.std),
-    ).save_pretrained(folder)
-    save_tokenizer(clip.tokenizer, folder, clip.words.context_length)
+        model: Any = CLIPModel(config).eval()
+    model.load_state_dict(split({**clip.state(""), "logit_scale": torch.tensor(clip.logit_scale.log_scale)}))
+    backbone: Any = source.tower(clip.image).backbone
+    compare(
+        source,
+        clip.image,
+        lambda rows: model.get_image_features(pixel_values=backbone.normalize(rows)).pooler_output,
+    )
+    compare(source, clip.text, lambda rows: model.get_text_features(input_ids=rows).pooler_output)
+    save(model, folder)
+    of_pictures(clip.shown, clip.image).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, clip.words.config["context_length"])
     notes = list(clip.notes)
+    if isinstance(tokenizer, OpenClipBpe):
+        notes.append(
+            "transformers' tokenizer does not mend texts before it looks at them (`ftfy`, HTML entities), as that of "
+            "open_clip and mmcl does."
+        )
+    if not clip.shown.fit.floor:
+        notes.append("Where half a pixel is left over, transformers cuts a picture at the lower one.")
     if clip.logit_scale.bias is not None:
         notes.append(
             f"The bias of the sigmoid's logits, {clip.logit_scale.bias:.4f}, is not in this export: CLIPModel has "
@@ -83,86 +99,65 @@ def write(source: Source, folder: Path) -> Written:
     return Written(clip.modalities, tuple(notes))
 
 
-def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
-    """The same towers, in mmcl."""
-    image, text = manifest["modalities"]
-    state = packed(load_file(folder / WEIGHTS))
-    return built(folder, (image, text), own_states(state, Run(folder).recipe(), image, text))
-
-
-def split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under CLIPModel's names, from those of open_clip's CLIP: queries, keys and values apart."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        renamed = _renamed(name, NAMES, INNER)
-        if (match := PACKED.fullmatch(renamed)) is not None:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                found[f"{match[1]}self_attn.{letter}_proj.{match[2]}"] = part
-        else:
-            found[renamed] = tensor.T if name in PROJECTIONS else tensor
-    return found
-
-
-def packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of open_clip's CLIP, from those of CLIPModel: the inverse of `split`."""
-    outer, inner = ([(theirs, ours) for ours, theirs in pairs] for pairs in (NAMES, INNER))
-    found: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        renamed = _renamed(name, outer, inner)
-        if (match := SPLIT.fullmatch(name)) is not None:
-            parts = [state[f"{match[1]}self_attn.{letter}_proj.{match[2]}"] for letter in "qkv"]
-            start = _renamed(match[1], outer, inner)
-            found[f"{start}attn.in_proj_{match[2]}"] = torch.cat(parts)
-        elif ".self_attn.k_proj." not in name and ".self_attn.v_proj." not in name:
-            found[renamed] = tensor.T.contiguous() if renamed in PROJECTIONS else tensor
-    return found
-
-
-def _renamed(name: str, outer: Any, inner: Any) -> str:
-    start, other = next(((start, other) for start, other in outer if name.startswith(start)), ("", ""))
-    name = other + name.removeprefix(start)
-    for one, another in inner:
-        name = name.replace(one, another)
-    return name
-
-
 def _check(clip: Clip) -> None:
     """Refuse what a CLIPModel cannot be.
 
     Raises:
         MmclError: the towers pool or normalise otherwise.
     """
-    if clip.vision.pool != "tok":
-        raise MmclError(f"towers.{clip.image}: pool: {clip.vision.pool}: a CLIPModel pools at the class token (tok).")
-    if not clip.vision.ln_pre:
-        raise MmclError(f"towers.{clip.image}: ln_pre: false: a CLIPModel normalises before its first block.")
-    if clip.tokenizer.eos_id == ARGMAX:
+    pool = clip.vision.config.get("pool_type", "tok")
+    if pool != "tok":
+        raise MmclError(f"towers.{clip.image}: pool: {pool}: a CLIPModel pools at the class token (tok).")
+    pool = clip.words.config.get("pool_type", "argmax")
+    if pool not in ("argmax", "eos"):
+        raise MmclError(f"towers.{clip.text}: pool_type: {pool}: a CLIPModel pools at the end token.")
+    for kind, m, side, usual in (
+        ("image", clip.image, clip.vision, CLIPVisionCfg()),
+        ("text", clip.text, clip.words, CLIPTextCfg()),
+    ):
+        for key, value in side.config.items():
+            known = asdict(usual)
+            if key in SAID[kind] | SILENT or value == known[key]:
+                continue
+            if key.startswith("timm_") and "timm_model_name" not in side.config:
+                continue
+            raise MmclError(
+                f"towers.{m}: {key.removeprefix('no_')}: {str(not value).lower() if key[:3] == 'no_' else value}: "
+                f"{REASONS.get(key, 'a CLIPModel has no place for it')}."
+            )
+        if isinstance(side.config.get("layers"), list):
+            raise MmclError(f"towers.{m}: a CLIPModel has no ResNet.")
+    if clip.words.tokenizer is not None and clip.words.tokenizer.eos_id == ARGMAX:
         raise MmclError(
             f"towers.{clip.text}: the tokenizer's end is number {ARGMAX}, which makes a CLIPModel pool at the largest "
             "number instead."
         )
 
 
-def _vision(clip: Clip) -> dict[str, Any]:
-    return {**_blocks(clip.vision), "image_size": clip.vision.image_size, "patch_size": clip.vision.patch_size}
+def _vision(side: Side) -> dict[str, Any]:
+    said = {**asdict(CLIPVisionCfg()), **side.config}
+    heads = said["width"] // said["head_width"]
+    return {**_blocks(said, heads, side), "image_size": said["image_size"], "patch_size": said["patch_size"]}
 
 
-def _text(clip: Clip) -> dict[str, Any]:
+def _text(side: Side, tokenizer: Any) -> dict[str, Any]:
+    said = {**asdict(CLIPTextCfg()), **side.config}
     return {
-        **_blocks(clip.words),
-        "vocab_size": clip.tokenizer.vocab_size,
-        "max_position_embeddings": clip.words.context_length,
-        "eos_token_id": clip.tokenizer.eos_id,
-        "pad_token_id": clip.tokenizer.pad_id,
+        **_blocks(said, said["heads"], side),
+        "vocab_size": said["vocab_size"],
+        "max_position_embeddings": said["context_length"],
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
         "bos_token_id": None,
     }
 
 
-def _blocks(part: Any) -> dict[str, Any]:
+def _blocks(said: dict[str, Any], heads: int, side: Side) -> dict[str, Any]:
+    gelu = "gelu_pytorch_tanh" if (said["act_kwargs"] or {}).get("approximate") == "tanh" else "gelu"
     return {
-        "hidden_size": part.width,
-        "intermediate_size": int(part.width * part.mlp_ratio),
-        "num_hidden_layers": part.layers,
-        "num_attention_heads": part.heads,
-        "hidden_act": ACTIVATIONS[part.activation],
+        "hidden_size": said["width"],
+        "intermediate_size": int(said["width"] * said["mlp_ratio"]),
+        "num_hidden_layers": said["layers"],
+        "num_attention_heads": heads,
+        "hidden_act": "quick_gelu" if side.quick_gelu else gelu,
     }

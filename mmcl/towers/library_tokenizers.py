@@ -87,7 +87,7 @@ class TransformersTokenizer:
     """
 
     def __init__(self, model: model_folder) -> None:
-        self.tokenizer = tokenizer_of(model)
+        self.model, self.tokenizer = model, tokenizer_of(model)
         end, pad = end_of(self.tokenizer), self.tokenizer.pad_token_id
         if end is None:
             raise MmclError(f"tokenizer: {model} has no end token, which the text tower pools at.")

@@ -148,7 +148,8 @@ def merged_state(module: nn.Module) -> dict[str, Tensor]:
     Args:
         module: a backbone, a tower, or all towers, with adapters or without.
     """
-    return merged(module).state_dict()
+    adapted = any(_is_adapter(one) for one in module.modules())
+    return (merged(module) if adapted else module).state_dict()
 
 
 def _is_adapter(module: nn.Module) -> bool:

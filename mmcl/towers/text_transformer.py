@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmcl.errors import MmclError
 from mmcl.towers.activations import ACTIVATIONS, Activation
 from mmcl.towers.base import TOWERS, Backbone
+from mmcl.towers.clip_names import of_transformers, packed
 from mmcl.towers.tokenizers import Tokenizer, TokenizerPart
 from mmcl.towers.tokens import TextTransform
 
@@ -97,7 +98,8 @@ class TextTransformer(Backbone):
         return TextTransform(rows, self.context_length, padding=self.transformer.pad_id, whole=self.causal)
 
     def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of an open_clip CLIP (``text.``, or without it in older ones), or of its text transformer alone."""
+        """Of an open_clip CLIP (``text.``, or nothing in older ones), its text side, or a CLIP of transformers."""
+        state = packed(state) if of_transformers(state) else state
         if any(name.startswith("text.") for name in state):
             state = {f"transformer.{k[5:]}" if k.startswith("text.") else k: t for k, t in state.items()}
         elif "token_embedding.weight" in state:

@@ -79,7 +79,8 @@ class TransformersImage(ImageBackbone):
         config = of_vision(model)
         preprocessing = preprocessing_of(model, config).but(image_size, mean, std, resize, interpolation)
         super().__init__(preprocessing, crop, shift, exact_decode)
-        self.name, self.pool, self.kind, self.config = model, pool, config.model_type, config
+        self.name, self.pool, self.kind = model, pool, config.model_type
+        self.vision = config  # peft takes a module with a `config` for a whole model of transformers
         if self.kind in FIXED:
             config.image_size = preprocessing.size
         if self.kind not in TOKENS and (pool != "own" or patch_dropout):
@@ -119,7 +120,7 @@ class TransformersImage(ImageBackbone):
         with quietly():
             loaded, report = type(self.model).from_pretrained(
                 None,
-                config=self.config,
+                config=self.vision,
                 state_dict=self._resized(state),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -144,7 +145,7 @@ class TransformersImage(ImageBackbone):
     def patches(self, rows: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch rows columns features"]:
         """What the model makes of each patch, projected as the whole is; in evaluation only."""
         tokens = self._normed(self._inner(pixel_values=self.normalize(rows)).last_hidden_state)
-        side = rows.shape[-1] // self.config.patch_size
+        side = rows.shape[-1] // self.vision.patch_size
         return self._projected(tokens[:, self.before :]).unflatten(1, (side, side))
 
     @property
@@ -155,9 +156,9 @@ class TransformersImage(ImageBackbone):
 
     def _made(self, dim: int | None) -> Any:
         if self.kind == CLIP and dim is not None:
-            self.config.projection_dim = dim
-            return transformers.CLIPVisionModelWithProjection(self.config)
-        made = transformers.AutoModel.from_config(self.config, **self._kind())
+            self.vision.projection_dim = dim
+            return transformers.CLIPVisionModelWithProjection(self.vision)
+        made = transformers.AutoModel.from_config(self.vision, **self._kind())
         if made.main_input_name != "pixel_values":
             raise MmclError(f"{self.name} is a {self.kind}, which does not take pictures.")
         return made
@@ -169,8 +170,8 @@ class TransformersImage(ImageBackbone):
     def _stored(self) -> Any:
         """The configuration of the weights as they lie there, with their own table of positions."""
         stored = of_vision(self.name)
-        if hasattr(self.config, "projection_dim"):
-            stored.projection_dim = self.config.projection_dim
+        if hasattr(self.vision, "projection_dim"):
+            stored.projection_dim = self.vision.projection_dim
         return stored
 
     def _normed(self, tokens: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ class TransformersImage(ImageBackbone):
         resized = dict(state)
         if self.kind not in FIXED:
             return resized
-        side = self.config.image_size // self.config.patch_size
+        side = self.vision.image_size // self.vision.patch_size
         for key, table in state.items():
             if key.endswith(("embeddings.position_embedding.weight", "embeddings.position_embeddings")):
                 flat = table.ndim == 2

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmcl.errors import MmclError
 from mmcl.towers.activations import ACTIVATIONS, Activation
 from mmcl.towers.base import TOWERS
+from mmcl.towers.clip_names import of_transformers, packed
 from mmcl.towers.pictures import CLIP_MEAN, CLIP_STD, Colour, Count, ImageBackbone, Preprocessing, Share
 
 
@@ -100,7 +101,8 @@ class Vit(ImageBackbone):
         return self.transformer(self.normalize(rows))[0]
 
     def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of an open_clip CLIP (``visual.``), or of its vision transformer alone."""
+        """Of an open_clip CLIP (``visual.``), its vision transformer alone, or a CLIP of transformers."""
+        state = packed(state) if of_transformers(state) else state
         if any(name.startswith("visual.") for name in state):
             state = {_inner(name, "visual."): t for name, t in state.items()}
         elif "conv1.weight" in state:

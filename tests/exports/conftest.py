@@ -1,5 +1,6 @@
 """Runs to export, trained once, and what is compared."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +11,12 @@ import torch
 from PIL import Image
 
 import mmcl
-from mmcl import workflow
+from mmcl import checkpoints, workflow
 from mmcl.data import Source, Stream
+from mmcl.losses import Objective
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe
+from mmcl.runs import Run, build_model, create
 
 AS_CLIP = (
     "towers.image.pool=tok",
@@ -64,6 +67,27 @@ def seen(glyphs: Path, encoder: Encoder) -> Seen:
     rows = batch["image"]
     pictures = [Image.fromarray(np.ascontiguousarray(row.permute(1, 2, 0).numpy())) for row in rows]
     return Seen(pictures, rows, [scripts.index(s) for s in batch["script"]], [f"a {s} letter" for s in scripts])
+
+
+def stored(recipe: Recipe) -> Path:
+    """A run whose checkpoint holds the weights that its towers begin with, a little stirred."""
+    run, model = Run(Path(recipe.run)), build_model(recipe)
+    create(run, recipe, model, begins=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    weights = {f"model.{k}": t for k, t in model.state_dict().items()}
+    objective = Objective(recipe.objective, recipe.dim).state_dict()
+    weights |= {f"objective.{k}": t for k, t in objective.items()}
+    state = {"step": 3, "data": {"samples_seen": 96}, "bad": {"counts": {}}}
+    checkpoints.write(run.checkpoints, 3, {"weights": weights}, state, keep=1)
+    return run.path
+
+
+def foreign(folder: Path, into: Path) -> Path:
+    """An export without what mmcl put beside the library's files."""
+    shutil.copytree(folder, into / "copy", ignore=shutil.ignore_patterns("manifest.json", "recipe.yaml", "assets"))
+    return into / "copy"
 
 
 def accuracy(images: torch.Tensor, classes: torch.Tensor, labels: list[int]) -> float:

@@ -13,7 +13,7 @@ from mmcl.exports import open_export
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe
 from mmcl.runs import build_model
-from tests.exports.conftest import TEXTS, Seen, accuracy
+from tests.exports.conftest import TEXTS, Seen, accuracy, foreign
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,13 @@ def test_it_comes_back(folder: Path, encoder: Encoder, seen: Seen) -> None:
     again = open_export(folder, "cpu")
     assert torch.equal(again.embed("text", TEXTS), encoder.embed("text", TEXTS))
     assert torch.equal(again.embed("image", seen.pictures[:8]), encoder.embed("image", seen.pictures[:8]))
+
+
+def test_it_is_a_folder_of_open_clip(folder: Path, encoder: Encoder, seen: Seen, tmp_path: Path) -> None:
+    again = mmcl.load(foreign(folder, tmp_path), "cpu")
+    torch.testing.assert_close(again.embed("text", TEXTS), encoder.embed("text", TEXTS), atol=1e-5, rtol=0)
+    ours, theirs = (one.embed("image", seen.pictures[:8]) for one in (encoder, again))
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
 
 
 def test_a_run_begins_with_it(

@@ -12,9 +12,8 @@ from mmcl import checkpoints
 from mmcl.errors import MmclError
 from mmcl.exports import Source, open_export
 from mmcl.exports.base import CLIP_SCALE
-from mmcl.losses import Objective
 from mmcl.recipe import Recipe
-from mmcl.runs import Run, build_model, create
+from tests.exports.conftest import stored
 
 Make = Callable[..., Recipe]
 
@@ -24,15 +23,7 @@ def untrained(clip_recipe: Make, tmp_path: Path) -> Callable[..., Path]:
     """A run of so many overrides whose checkpoint holds random weights."""
 
     def make(*overrides: str) -> Path:
-        recipe = clip_recipe(tmp_path / "run", *overrides)
-        run, model = Run(tmp_path / "run"), build_model(recipe)
-        create(run, recipe, model, begins=True)
-        weights = {f"model.{k}": t for k, t in model.state_dict().items()}
-        objective = Objective(recipe.objective, recipe.dim).state_dict()
-        weights |= {f"objective.{k}": t for k, t in objective.items()}
-        state = {"step": 3, "data": {"samples_seen": 96}, "bad": {"counts": {}}}
-        checkpoints.write(run.checkpoints, 3, {"weights": weights}, state, keep=1)
-        return run.path
+        return stored(clip_recipe(tmp_path / "run", *overrides))
 
     return make
 

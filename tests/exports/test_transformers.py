@@ -1,5 +1,6 @@
 """transformers opens what was exported for it, and finds the same vectors, tokens and classes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPModel
 
 import mmcl
 from mmcl.exports import open_export
-from mmcl.exports.transformers import packed, split
 from mmcl.model import Encoder
-from tests.exports.conftest import TEXTS, Seen, accuracy
+from mmcl.recipe import Recipe
+from mmcl.runs import build_model
+from mmcl.towers.clip_names import packed, split
+from tests.exports.conftest import TEXTS, Seen, accuracy, foreign
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,22 @@ def test_it_comes_back(folder: Path, encoder: Encoder, seen: Seen) -> None:
     again = open_export(folder, "cpu")
     assert torch.equal(again.embed("text", TEXTS), encoder.embed("text", TEXTS))
     assert torch.equal(again.embed("image", seen.pictures[:8]), encoder.embed("image", seen.pictures[:8]))
+
+
+def test_it_is_a_folder_of_transformers(folder: Path, encoder: Encoder, seen: Seen, tmp_path: Path) -> None:
+    again = mmcl.load(foreign(folder, tmp_path), "cpu")
+    torch.testing.assert_close(again.embed("text", TEXTS), encoder.embed("text", TEXTS), atol=1e-5, rtol=0)
+    ours, theirs = (one.embed("image", seen.pictures[:8]) for one in (encoder, again))
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+
+
+def test_a_run_begins_with_a_clip_of_transformers(
+    folder: Path, encoder: Encoder, clip_recipe: Callable[..., Recipe], seen: Seen, tmp_path: Path
+) -> None:
+    towers = [f"towers.{m}.weights={folder}" for m in ("image", "text")]
+    begun = Encoder(build_model(clip_recipe(tmp_path / "run", *towers)).eval(), torch.device("cpu"))
+    assert torch.equal(begun.embed("text", TEXTS), encoder.embed("text", TEXTS))
+    assert torch.equal(begun.embed("image", seen.pictures[:8]), encoder.embed("image", seen.pictures[:8]))
 
 
 def test_names_go_there_and_back(encoder: Encoder) -> None:
