@@ -20,7 +20,7 @@ from mmcl.model import Encoder
 from mmcl.runs import Run
 from mmcl.towers import OpenClipBpe
 from mmcl.towers.library_tokenizers import fetching
-from mmcl.towers.open_clip_text import model_config
+from mmcl.towers.open_clip_models import configuration
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 CLEANED = (
@@ -78,7 +78,7 @@ def _with_tokenizer(source: Source, clip: Clip, folder: Path) -> tuple[dict[str,
     if not config.get("hf_tokenizer_name"):
         return config, ()
     backbone: Any = source.tower(clip.text).backbone
-    name = model_config(backbone.model)["text_cfg"]["hf_tokenizer_name"]
+    name = configuration(backbone.model).model["text_cfg"]["hf_tokenizer_name"]
     place = backbone.model.removeprefix("local-dir:") if backbone.model.startswith("local-dir:") else name
     with fetching("the tokenizer", place):
         HFTokenizer(place, **config.get("tokenizer_kwargs", {})).save_pretrained(folder)

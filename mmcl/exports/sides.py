@@ -13,8 +13,7 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.exports.base import Source
-from mmcl.towers.open_clip_image import configuration
-from mmcl.towers.open_clip_text import model_config
+from mmcl.towers.open_clip_models import configuration
 
 PADDED = "the tokens see all others but the padding, and CLIP's classes cannot leave out the padding."
 
@@ -98,7 +97,7 @@ def open_clip_text(source: Source, modality: str) -> Side:
     """The text side of a model of open_clip."""
     part: Any = source.recipe.towers[modality]
     backbone: Any = source.tower(modality).backbone
-    text, whole = backbone.text, model_config(backbone.model)
+    text, whole = backbone.text, configuration(backbone.model).model
     config = {**whole["text_cfg"], "context_length": backbone.context_length, "output_tokens": False}
     tokenizer, notes = None if part.tokenizer is None else part.tokenizer.build(), []
     if tokenizer is not None:
