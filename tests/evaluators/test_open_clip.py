@@ -25,20 +25,20 @@ CONFIG: dict[str, Any] = {
 CLASSES = {"sea": "the sea", "dog": "dog", "boat": "two red boats", "moon": "Moon"}
 TEMPLATES = ["a photo of {}.", "{} at night"]
 COUNT = 40
-LOGITS = 0.5  # of cosines times 100, 0.28 seen: torch resizes to within one grey level of Pillow
+LOGITS = 0.15  # of cosines times 100; 0.094 seen, of pixels that differ by 2 grey levels at most
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configuration, weights, and a task over shards of pictures of many sizes and tints."""
     folder = tmp_path_factory.mktemp("zeroshot")
-    torch.manual_seed(19)  # of which no picture is between two classes
+    torch.manual_seed(14)  # of which no picture is between two classes
     (folder / "small.json").write_text(json.dumps(CONFIG))
     clip = open_clip.CLIP(**CONFIG)
     with torch.no_grad():
         for weight in clip.parameters():
             if weight.ndim > 1:  # so large that pictures, and classes, lie far apart
-                weight.normal_(std=0.3)
+                weight.normal_(std=0.15)
         clip.logit_scale.fill_(np.log(100))
     save_file(clip.state_dict(), folder / "weights.safetensors")
     rng, samples = np.random.default_rng(0), []
@@ -81,6 +81,7 @@ def test_zero_shot_accuracy_is_that_of_open_clip(files: Path) -> None:
     labels = torch.tensor([list(CLASSES).index(label) for label in json.loads((files / "samples.json").read_text())])
     found = logits.argmax(1)
     assert len(found.unique()) > 2  # or any model would have this number
+    assert logits.topk(2).values.diff().abs().min() > 2 * LOGITS  # or another processor might have another number
 
     encoder = mmcl.load(f"open_clip:{files / 'small.json'}", "cpu", weights=weights)
     measured = load_task(str(files / "task.yaml")).measure(encoder).metrics
