@@ -47,8 +47,7 @@ def write(
     final = folder / f"step-{step:08d}"
     with replacing_folder(final) as partial:
         for name, tensors in files.items():
-            whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            save_file(whole, partial / f"{name}.safetensors")
+            save_tensors(tensors, partial / f"{name}.safetensors")
         (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
         sums = {path.name: _sum(path) for path in sorted(partial.iterdir())}
         (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
@@ -57,6 +56,17 @@ def write(
     for path in [*older[: max(len(older) - keep + 1, 0)], *newer]:
         shutil.rmtree(path)
     return final
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """A safetensors file; a tensor that is known under several names (tied weights) is written under each of them."""
+    whole: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        one = tensor.detach().cpu().contiguous()
+        whole[name] = one.clone() if one.untyped_storage().data_ptr() in taken else one
+        taken.add(one.untyped_storage().data_ptr())
+    save_file(whole, file)
 
 
 def latest(folder: Path) -> Checkpoint | None:

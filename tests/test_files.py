@@ -5,7 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from mmcl.checkpoints import save_tensors
 from mmcl.files import replacing, replacing_folder
 
 
@@ -87,3 +90,10 @@ def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
         (folder / "no" / "such").touch()
     assert [p.name for p in path.iterdir()] == ["new"]
     assert [p.name for p in tmp_path.iterdir()] == ["step"]
+
+
+def test_tensors_of_several_names_are_written_under_each(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).view(2, 3)
+    save_tensors({"a": weight, "b": weight, "c": weight.T, "d": weight[1:]}, tmp_path / "x.safetensors")
+    for name, tensor in load_file(tmp_path / "x.safetensors").items():
+        assert torch.equal(tensor, {"a": weight, "b": weight, "c": weight.T, "d": weight[1:]}[name])

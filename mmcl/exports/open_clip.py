@@ -7,9 +7,9 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.tokenizer import HFTokenizer
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mmcl.checkpoints import save_tensors
 from mmcl.errors import MmclError
 from mmcl.exports.base import Source, Written, begun
 from mmcl.exports.clip import OWN, Clip, clip_of
@@ -53,7 +53,7 @@ def write(source: Source, folder: Path) -> Written:
         state["logit_bias"] = torch.tensor(clip.logit_scale.bias)
     _check(source, clip, model, state)
     write_json(folder / CONFIG, {"model_cfg": model, "preprocess_cfg": _shown(clip)})
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    save_tensors(state, folder / WEIGHTS)
     return Written(clip.modalities, (*clip.notes, *notes))
 
 

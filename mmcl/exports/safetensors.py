@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from mmcl.checkpoints import save_tensors
 from mmcl.exports.base import Source, Written, built
 from mmcl.model import Encoder, MultiTower
 
@@ -13,15 +14,15 @@ WEIGHTS = "model.safetensors"
 
 def write(source: Source, folder: Path) -> Written:
     """Any towers."""
-    states = {f"{m}.{name}": t.contiguous() for m in source.modalities for name, t in source.state(m).items()}
-    save_file(states, folder / WEIGHTS)
+    states = {f"{m}.{name}": t for m in source.modalities for name, t in source.state(m).items()}
+    save_tensors(states, folder / WEIGHTS)
     return Written(source.modalities)
 
 
 def save(model: MultiTower, folder: Path) -> None:
     """All weights of towers that such a file was opened as."""
     states = {f"{m}.{name}": t for m in model.modalities for name, t in model.tower(m).state_dict().items()}
-    save_file({name: t.detach().cpu().contiguous() for name, t in states.items()}, folder / WEIGHTS)
+    save_tensors(states, folder / WEIGHTS)
 
 
 def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:

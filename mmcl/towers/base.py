@@ -120,6 +120,7 @@ class Tower(nn.Module):
         self.policy.prepare_(backbone)
         self.learning = self.policy.learns(0)
         self._still = [part for part in backbone.modules() if _stands_still(part)]
+        self.train()  # but not what stands still, from the first step on
 
     @property
     def takes(self) -> str:

@@ -95,7 +95,7 @@ def test_a_backbone_that_stands_still_is_in_evaluation_mode_and_keeps_nothing(
     made = trainer(tiny(tmp_path / "run", *LATER, "towers.image.patch_dropout=0.5"))
     tower = made.model.tower("image")
     pixels = torch.randint(0, 256, (2, 3, tower.backbone.image_size, tower.backbone.image_size), dtype=torch.uint8)  # type: ignore[attr-defined]
-    made.model.train()
+    assert not tower.backbone.training  # from the first step on
     for step, learns in ((0, False), (3, False), (4, True), (2, False)):
         made.model.at_step(step)
         assert tower.training
@@ -251,3 +251,23 @@ def test_two_processes_are_one(tmp_path: Path, tiny: Callable[..., Recipe], poli
         if name.endswith("in_proj_bias"):  # that of the keys has no gradient but rounding, which Adam makes steps of
             continue
         torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_frozen_backbone_keeps_its_statistics_from_the_first_step_and_is_embedded_and_exported(
+    tmp_path: Path, tiny: Callable[..., Recipe]
+) -> None:
+    """Batch normalisation moves in training mode, even where nothing learns; and it counts, in a number of no axes."""
+    resnet = "towers.image={name: timm_image, model: test_resnet, weights: random, image_size: 32, policy: frozen}"
+    recipe = tiny(tmp_path / "run", resnet, "training.samples=64")
+    made = trainer(recipe)
+    before = {name: buffer.clone() for name, buffer in made.model.tower("image").named_buffers()}
+    assert any("running_mean" in name for name in before)
+    for batch in (next(iter(made.stream)),) * 2:
+        made.backward(batch)
+        made.update()
+    assert not changed(before, dict(made.model.tower("image").named_buffers()))
+    mmcl.train(recipe)
+    mmcl.export(recipe.run, "safetensors", tmp_path / "out")
+    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    vectors = [mmcl.load(place, "cpu").embed("image", [picture]) for place in (recipe.run, tmp_path / "out")]
+    torch.testing.assert_close(*vectors)
