@@ -49,7 +49,15 @@ if "ready" not in TOWERS.classes:
 def run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe]) -> Path:
     """A run whose text backbone is frozen, under a head that learns."""
     folder = tmp_path_factory.mktemp("cache") / "run"
-    return workflow.train(tiny(folder, "towers.text.policy=frozen", "towers.text.head=linear", "training.samples=160"))
+    return workflow.train(
+        tiny(
+            folder,
+            "towers.text.policy=frozen",
+            "towers.text.weights=random",
+            "towers.text.head=linear",
+            "training.samples=160",
+        )
+    )
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mmcl.errors import BadSampleError
 
+LOUDEST = 2.0**31  # of floats that nobody scaled; beyond, spectra overflow
 MAX_SAMPLES = 1 << 28  # read at once, over all channels: a gigabyte in float32
 RATES = (1_000, 1_000_000)  # a header outside this is damaged
 
@@ -79,6 +80,8 @@ class Sound:
             raise BadSampleError("audio without samples")
         if not np.isfinite(samples).all():
             raise BadSampleError("audio is not finite")
+        if (peak := float(np.abs(samples).max())) > LOUDEST:
+            raise BadSampleError(f"audio of samples up to {peak:.2g}, where 1 is as loud as can be")
         mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
         if rate is None or rate == self.rate:
             return np.ascontiguousarray(mono)

@@ -246,6 +246,8 @@ def rgb(picture: Image.Image) -> Image.Image:
         raise BadSampleError("image of 32 bits a channel; write it with 8 or 16")
     if picture.mode.startswith("I"):  # 16 bits a pixel, whatever Pillow keeps them in
         wide = np.asarray(picture).astype(np.int64)
+        if picture.mode == "I" and picture.format is None and wide.max(initial=0) < 256:
+            raise BadSampleError("image in Pillow's mode I, of numbers below 256: convert it to L, or to I;16")
         picture = Image.fromarray((wide.clip(0, 65535) // 257).astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         picture = picture.convert("RGBA")

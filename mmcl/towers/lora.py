@@ -39,6 +39,8 @@ class Lora(Policy):
         https://arxiv.org/abs/2106.09685
     """
 
+    keeps = True
+
     def __init__(
         self,
         rank: Annotated[int, Field(ge=1)] = 8,

@@ -17,6 +17,8 @@ Factor = Annotated[float, Field(gt=0)]
 class Policy(ABC):
     """What becomes of a backbone's weights in training."""
 
+    keeps: ClassVar[bool] = False
+    """Whether the weights stay what they begin with, so that random ones would be no choice but a mistake."""
     never: ClassVar[bool] = False
     """Whether no weight of the backbone ever learns."""
 
@@ -104,7 +106,7 @@ class Frozen(Policy):
         https://arxiv.org/abs/2111.07991
     """
 
-    never = True
+    never = keeps = True
 
     def prepare_(self, backbone: nn.Module) -> None:
         """No gradients."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from mmcl import checkpoints
 from mmcl.errors import MmclError
 
+TORCH = (b"PK", b"\x80")  # what files of torch begin with, new and old
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLED)
 WHOLE = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
@@ -87,7 +87,7 @@ def read_hub(name: str) -> Tensors:
         MmclError: there is none, or it cannot be fetched.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     reason: object = "it has no weights there"
     for whole in (each for one in WHOLE for each in (one, f"{one}.index.json")):
@@ -95,6 +95,9 @@ def read_hub(name: str) -> Tensors:
             found = Path(hf_hub_download(name, whole))
             for shard in _shards(found) if found.suffix == ".json" else ():
                 hf_hub_download(name, shard)
+        except LocalEntryNotFoundError as error:  # the hub does not answer; it is an EntryNotFoundError, too
+            reason = error
+            break
         except EntryNotFoundError as error:  # perhaps it is called otherwise
             reason = error
         except (OSError, ValueError) as error:  # what the hub's errors are
@@ -164,8 +167,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise MmclError(f"{path} is damaged, or no safetensors file: {error}.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
+    except Exception as error:  # torch lets through whatever unpickling ends in
+        beginning = path.open("rb").read(8)
+        if not beginning.startswith(TORCH):
+            raise MmclError(
+                f"{path} is no file of weights: it begins with {beginning!r}. Perhaps its download ended early."
+            ) from None
+        first = " ".join(str(error).split())[:200]
         raise MmclError(
             f"{path} cannot be read as tensors alone, and mmcl runs no code of a file. Save its state dict as "
             f"safetensors (safetensors.torch.save_file). torch says: {first}"

@@ -37,7 +37,7 @@ class WeightsSpec(Spec):
 def _mapping(value: Any) -> Any:
     if value is None or isinstance(value, dict | WeightsSpec):
         return value
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip():
         raise MmclError(
             "say `random`, `pretrained`, a tag, a file, a folder or a run, or a mapping such as {from: FILE, partial: "
             f"true}}; got {value!r}."
@@ -145,10 +145,10 @@ def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, called: str, 
     except (RuntimeError, AssertionError, KeyError) as error:
         raise MmclError(f"{found.source} does not fit {called}: {error!r}.") from None
     own = backbone.state_dict()
-    fits = {name: t for name, t in state.items() if name in own and t.shape == own[name].shape}
+    fits = {name: t for name, t in state.items() if name in own and _form(t) == _form(own[name])}
     loaded = sorted(fits.keys() | _tied(backbone, fits.keys()))
     misshapen = {
-        name: f"{tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        name: f"{_form(state[name])} instead of {_form(own[name])}"
         for name in own
         if name in state and name not in loaded
     }
@@ -167,10 +167,17 @@ def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, called: str, 
         files=found.described(),
     )
     _judge(record, spec, called)
+    if broken := [name for name, t in fits.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise MmclError(f"{record.source} has numbers that are not finite: {few(sorted(broken))}.")
     backbone.load_state_dict(fits, strict=False)
     if fits_head:
         head.load_state_dict(ahead)
     return record
+
+
+def _form(tensor: Tensor) -> str:
+    """Shape, and the kind of numbers where these are no floats: weights of integers are quantised ones."""
+    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of integers'}"
 
 
 def is_run(path: Path) -> bool:

@@ -105,7 +105,7 @@ def test_the_temperature_goes_with_it(
 
 
 def test_adapters_become_weights(untrained: Callable[..., Path], tmp_path: Path) -> None:
-    run = untrained("towers.image.policy={name: lora, rank: 2}")
+    run = untrained("towers.image.policy={name: lora, rank: 2}", "towers.image.weights=random")
     path = next((run / "checkpoints").glob("*/weights.safetensors"))
     weights = {k: t + 0.1 if "lora_B" in k else t for k, t in load_file(path).items()}  # they begin at nothing
     assert any("lora_B" in k for k in weights)

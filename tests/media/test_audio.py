@@ -131,3 +131,8 @@ def test_what_no_sound_can_have_is_told(wrong: dict[str, object]) -> None:
 def test_reasons_are_words() -> None:
     with pytest.raises(BadSampleError, match=r"audio cannot be decoded \(Format not recognised\)"):
         Sound(b"noise" * 100)
+
+
+def test_a_sound_that_is_far_too_loud_is_told() -> None:
+    with pytest.raises(BadSampleError, match=r"samples up to 1e\+19, where 1 is as loud as can be"):
+        Sound.of(np.full(100, 1e19, np.float32), 8000).read()

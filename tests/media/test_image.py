@@ -12,7 +12,7 @@ from torchvision.transforms import functional as TF
 
 from mmcl.errors import BadSampleError, MmclError
 from mmcl.media import Box, ImageTransform, Picture
-from mmcl.media.image import MAX_PIXELS
+from mmcl.media.image import MAX_PIXELS, rgb
 
 
 def draw(seed: int = 0) -> np.random.Generator:
@@ -209,3 +209,9 @@ def test_pixels_of_32_bits_are_refused_and_those_of_16_are_not() -> None:
 def test_what_no_picture_can_have_is_told(wrong: dict[str, object]) -> None:
     with pytest.raises(MmclError, match="ImageTransform: size must be"):
         ImageTransform(**{"size": 8, **wrong})  # type: ignore[arg-type]
+
+
+def test_numbers_of_32_bits_that_hold_8_are_told() -> None:
+    grey = Image.fromarray(np.full((4, 4), 200, np.uint8)).convert("I")
+    with pytest.raises(BadSampleError, match="mode I, of numbers below 256"):
+        rgb(grey)

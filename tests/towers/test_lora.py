@@ -125,6 +125,7 @@ def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.Monke
 
 def test_a_tower_with_adapters_builds_anywhere_and_checkpoints_activations() -> None:
     spec = {"name": "vit", "image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "heads": 2, "policy": "lora"}
+    spec["weights"] = "random"
     with torch.device("meta"):
         assert isinstance(TOWERS.check(spec).build(dim=8), Tower)
     pixels, gradients = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), []

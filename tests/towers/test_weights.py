@@ -276,3 +276,28 @@ def test_what_a_recipe_says_is_checked_and_kept() -> None:
         TOWERS.check({"name": "plain", "weights": {"form": "x.pt"}})
     with pytest.raises(MmclError, match="say nothing of random weights"):
         plain({"from": "random", "partial": True})
+
+
+def test_weights_of_integers_and_broken_ones_are_refused(clip: CLIP, tmp_path: Path) -> None:
+    state = dict(clip.state_dict())
+    quantised = {name: t.int() if t.ndim == 2 else t for name, t in state.items()}
+    with pytest.raises(MmclError, match=r"\(32, 16\) of integers instead of \(32, 16\)"):
+        image(file(tmp_path / "int.safetensors", quantised))
+    state["visual.proj"] = state["visual.proj"] * torch.nan
+    with pytest.raises(MmclError, match=r"not finite: transformer\.proj"):
+        image(file(tmp_path / "nan.safetensors", state))
+
+
+def test_what_is_no_file_of_weights_is_told(tmp_path: Path) -> None:
+    (tmp_path / "page.pt").write_text("hello world")
+    with pytest.raises(MmclError, match="no file of weights: it begins with b'hello wo'"):
+        image(str(tmp_path / "page.pt"))
+    with pytest.raises(MmclError, match="say `random`"):
+        image("")
+
+
+def test_nobody_freezes_random_weights_without_saying_so() -> None:
+    for policy in ("frozen", "lora"):
+        with pytest.raises(MmclError, match=f"towers.image.weights: a backbone that is {policy} stays as it begins"):
+            image(None, policy=policy)
+        assert image("random", policy=policy).loaded is None

@@ -23,9 +23,10 @@ from mmcl.training import Trainer
 
 IMAGE = "towers.image.backbone."
 HEADS = ["towers.image.head=linear", "towers.text.head=linear"]
-FROZEN = [*HEADS, "towers.image.policy=frozen"]
+FROZEN = [*HEADS, "towers.image.policy=frozen", "towers.image.weights=random"]
 LATER = [*HEADS, "towers.image.policy={name: trained, from_step: 4}", "training.checkpoint_every_steps=3"]
 LORA = [*HEADS, "towers.image.policy={name: lora, rank: 2}", "towers.text.policy={name: lora, rank: 2, lr: 2}"]
+LORA += ["towers.image.weights=random", "towers.text.weights=random"]
 
 
 def weights(run: Path, kind: str = "model.") -> dict[str, Tensor]:
