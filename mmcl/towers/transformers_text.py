@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import transformers
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -167,7 +168,7 @@ class TransformersText(Backbone):
                 setattr(config, names[2], dim)
         if not own and "add_pooling_layer" in inspect.signature(cls.__init__).parameters:
             self.options = {"add_pooling_layer": False}
-        text = cls._from_config(config, **self.options)
+        text = cls._from_config(config, dtype=torch.float32, **self.options)
         if names is not None and names[0] == names[1] and not (own and dim):
             text.head = nn.Identity()  # SigLIP's projection
         return text
