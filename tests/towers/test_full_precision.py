@@ -20,7 +20,7 @@ def in_half(model: tf.PreTrainedModel, folder: Path) -> Path:
 
 
 def check(family: str, folder: Path, **more: Any) -> None:
-    for dim in (None, 20):
+    for dim in (20, None):
         backbone = TOWERS.check({"name": family, "model": str(folder), **more}).made(dim=dim)
         assert {t.dtype for t in backbone.parameters()} == {torch.float32}
         assert {t.dtype for t in backbone.buffers() if t.is_floating_point()} <= {torch.float32}
