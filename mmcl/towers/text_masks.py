@@ -1,7 +1,7 @@
 """What text models of transformers attend to, said so that the device need not wait.
 
-Given a mask of (batch, tokens), transformers asks whether it is all true, for which the host waits in every step. A mask
-of (batch, 1, queries, keys) it takes as it is.
+Given a mask of (batch, tokens), transformers asks whether it is all true, for which the host waits in every step. A
+mask of (batch, 1, queries, keys) it takes as it is.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def mask_for(text: PreTrainedModel, length: int, *, whole: bool) -> Mask:
     kind, causal = config.model_type, getattr(config, "is_causal", True)
     if whole or (kind in CAUSAL and causal):
         return nothing
-    attention: str = config._attn_implementation
+    attention = config._attn_implementation
     if attention not in ("sdpa", "eager") or not hasattr(masking_utils, "create_bidirectional_mask"):  # before 5
         return plain
     window = getattr(config, "sliding_window", None) or length
