@@ -1,6 +1,7 @@
 """Tokenizers of open_clip and of transformers."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import lru_cache, partial
 from typing import Any
 
@@ -11,7 +12,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from mmcl.errors import MmclError
 from mmcl.towers.folders import model_folder
 from mmcl.towers.tokenizers import TOKENIZERS
-from mmcl.towers.tokens import PADDING
 from mmcl.towers.transformers_models import fetching
 
 LONG_WORD = 100  # open_clip's own loop over pairs takes minutes for one of 100,000 letters
@@ -94,10 +94,13 @@ class TransformersTokenizer:
         self.eos_id: int = end
         self.pad_id = None if pad == end else pad
         self.vocab_size = largest(self.tokenizer) + 1
+        self._rows: dict[int, Callable[[str], Sequence[int]]] = {}
 
     def rows(self, length: int) -> Callable[[str], Sequence[int]]:
         """Tokens as the tokenizer makes them, and the end where it sets none."""
-        return rows_of(self.tokenizer, length, ended=True)
+        if length not in self._rows:
+            self._rows[length] = rows_of(self.tokenizer, length, ended=True)
+        return self._rows[length]
 
 
 def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
@@ -133,45 +136,47 @@ def rows_of(
     prefix: str = "",
     suffix: str = "",
 ) -> Callable[[str], list[int]]:
-    """What makes rows of token numbers of texts with a tokenizer of transformers.
+    """What makes rows of token numbers of texts with a tokenizer of transformers; threads may share it.
 
     Args:
-        tokenizer: the tokenizer.
+        tokenizer: the tokenizer; it is copied, since the length is a setting of the object that all its calls share.
         length: of the longest row; longer texts are cut.
         ended: set an end where the tokenizer sets none.
-        whole: pad to the length with the tokenizer's own padding; what it masks is negative.
+        whole: pad to the length with the tokenizer's own padding, which the model sees as it sees a text.
         prefix: what stands before every text.
         suffix: what stands after every text, and is not cut.
     """
-    options = {"truncation": True, "padding": "max_length" if whole else False, "verbose": False}
-    ids = partial(_ids, tokenizer, {**options, "max_length": length})
-    end = end_of(tokenizer)
-    if ended and end is not None and end not in ids("a"):
-        ids = partial(_ended, partial(_ids, tokenizer, {**options, "max_length": length - 1}), end)
-    used = len(ids(prefix + suffix))  # and rows are this long from now on: no thread sets the tokenizer once more
-    if (prefix or suffix) and not whole and used >= length:
+    own = deepcopy(tokenizer)
+    end = end_of(own)
+    set_here = end if ended and end not in own("a", truncation=False, padding=False)["input_ids"] else None
+    room = length if set_here is None else length - 1
+    most = room + 1 if suffix else room  # one more shows that a text is too long
+    options = {"truncation": True, "padding": "max_length" if whole else False, "max_length": most, "verbose": False}
+    ids = partial(_ids, own, options)
+    used = len(ids(prefix + suffix))  # and the tokenizer is set for good
+    if (prefix or suffix) and not whole and used >= room:
         raise MmclError(f"prefix and suffix leave no room for a text in {length} tokens; raise context_length.")
-    return partial(_between, ids, length, prefix, suffix) if prefix or suffix else ids
+    if prefix or suffix:
+        ids = partial(_between, ids, room, prefix, suffix)
+    return ids if set_here is None else partial(_ended, ids, set_here)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any], text: str) -> list[int]:
-    made = tokenizer(text, **options)
-    ids, seen = made["input_ids"], made.get("attention_mask")
-    return ids if seen is None else [i if s else PADDING for i, s in zip(ids, seen, strict=True)]
+    return tokenizer(text, **options)["input_ids"]
 
 
 def _ended(ids: Callable[[str], list[int]], end: int, text: str) -> list[int]:
     return [*ids(text), end]
 
 
-def _between(ids: Callable[[str], list[int]], length: int, prefix: str, suffix: str, text: str) -> list[int]:
+def _between(ids: Callable[[str], list[int]], room: int, prefix: str, suffix: str, text: str) -> list[int]:
     row = ids(prefix + text + suffix)
-    if not suffix or len(row) < length:
+    if not suffix or len(row) <= room:
         return row
     fits, cut = 0, len(text)  # characters
     while fits < cut - 1:
         middle = (fits + cut) // 2
-        if len(ids(prefix + text[:middle] + suffix)) < length:
+        if len(ids(prefix + text[:middle] + suffix)) <= room:
             fits = middle
         else:
             cut = middle

@@ -173,4 +173,4 @@ def _of_transformers(cfg: CLIPTextCfg, dim: int | None) -> Any:
         )
     if dim is None:
         text.proj = nn.Identity()
-    return text
+    return text.float()  # also where the configuration names another type

@@ -110,7 +110,7 @@ class TransformersAudio(Hearing):
         """Weights from the model's folder or the hub; ``tag`` is a revision there."""
         architectures = configuration(self.name).architectures or [""]
         saved = getattr(transformers, architectures[0], transformers.AutoModel)
-        whole, report = read(saved, self.name, revision=tag or "main", dtype=torch.float32)
+        whole, report = read(saved, self.name, revision=tag or "main")
         if report["missing_keys"]:
             raise MmclError(f"{self.name} has no weights for {', '.join(sorted(report['missing_keys']))}.")
         return {key: t for key, t in self.translated(whole.state_dict()).items() if key in self.state_dict()}
@@ -129,7 +129,7 @@ class TransformersAudio(Hearing):
         cls: Any = type(self.model)
         with quietly():
             loaded, report = cls.from_pretrained(
-                None, config=self.model.config, state_dict=dict(state), output_loading_info=True
+                None, config=self.model.config, state_dict=dict(state), output_loading_info=True, dtype=torch.float32
             )
         return {key: t for key, t in loaded.state_dict().items() if key not in report["missing_keys"]}
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import transformers
 from torch import nn
 
@@ -15,6 +16,9 @@ from mmcl.towers.folders import LOCAL
 def configuration(model: str, part: Literal["vision", "text", "audio"] | None = None) -> Any:
     """The configuration of a model, or of a part of it where it has several.
 
+    In fp32, whatever the model was saved in: classes of transformers build parts in the type that theirs names, and
+    weights that learn are fp32.
+
     Args:
         model: a folder, or a name on the hub.
         part: which.
@@ -24,14 +28,23 @@ def configuration(model: str, part: Literal["vision", "text", "audio"] | None = 
     """
     with fetching("the configuration", model):
         whole = transformers.AutoConfig.from_pretrained(model)
+    _in_fp32(whole)
     config = (getattr(whole, f"{part}_config", None) or whole) if part else whole
     if hasattr(config, "projection_dim") and hasattr(whole, "projection_dim"):
         config.projection_dim = whole.projection_dim  # that of the whole model counts
     return config
 
 
+def _in_fp32(config: transformers.PreTrainedConfig) -> None:
+    config.dtype = torch.float32
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if isinstance(part, transformers.PreTrainedConfig):
+            _in_fp32(part)
+
+
 def read(kind: Any, model: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """A model with its weights, and transformers' report of what it found.
+    """A model with its weights, in fp32, and transformers' report of what it found.
 
     Args:
         kind: its class in transformers.
@@ -42,7 +55,7 @@ def read(kind: Any, model: str, **options: Any) -> tuple[nn.Module, dict[str, An
         MmclError: it cannot be read or fetched.
     """
     with fetching("weights", model), quietly():
-        return kind.from_pretrained(model, output_loading_info=True, **options)
+        return kind.from_pretrained(model, output_loading_info=True, **{**options, "dtype": torch.float32})
 
 
 def recompute_(model: transformers.PreTrainedModel, name: str) -> None:

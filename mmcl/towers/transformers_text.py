@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import transformers
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -17,6 +18,7 @@ from mmcl.towers.base import TOWERS, Backbone
 from mmcl.towers.dropout import dropout_in
 from mmcl.towers.folders import model_folder
 from mmcl.towers.library_tokenizers import end_of, largest, rows_of, tokenizer_of
+from mmcl.towers.text_masks import mask_for
 from mmcl.towers.tokens import TextTransform
 from mmcl.towers.transformers_models import configuration, read, recompute_
 
@@ -43,7 +45,8 @@ class TransformersText(Backbone):
     Use when: the text tower of a CLIP, SigLIP or CLAP of transformers (``pool: own``), an encoder (BERT, RoBERTa,
         XLM-R, E5, BGE: ``mean`` or ``cls``, as it was trained), or a decoder (GPT-2, Llama, Qwen: ``last`` or ``eos``).
     Expects: strings; those of more tokens than the context length are cut.
-    Returns: (batch, features) vectors, not normalised.
+    Returns: (batch, features) vectors, not normalised. The host waits for the device once a step where a model is in no
+        list of `mmcl.towers.text_masks` (DeBERTa, ModernBERT).
 
     Args:
         model: a folder, or a name on the hub, with configuration and tokenizer.
@@ -89,6 +92,7 @@ class TransformersText(Backbone):
             raise MmclError(f"{model}: its tokenizer has more tokens than the model; they do not belong together.")
         self.context_length = self._length(context_length)
         self.whole = kind in SEES_PADDING
+        self.mask = mask_for(self.text, self.context_length, whole=self.whole)
         if self.whole and suffix:
             raise MmclError(
                 f"suffix: {kind} has its vector at the last place of a row, whatever the text; leave it out."
@@ -143,9 +147,9 @@ class TransformersText(Backbone):
         }
 
     def forward(self, rows: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch features"]:
-        """Vectors of token rows, whose padding is negative."""
+        """Vectors of token rows, whose padding is negative and stands after the text."""
         there = rows >= 0
-        made = self.text(input_ids=rows.masked_fill(~there, self.pad_id), attention_mask=there.long())
+        made = self.text(input_ids=rows.masked_fill(~there, self.pad_id), attention_mask=self.mask(there))
         if self.pool == "own":
             return made.text_embeds if "text_embeds" in made else made.pooler_output
         return pooling.pooled(made.last_hidden_state, rows, self.pool, -1 if self.eos_id is None else self.eos_id)
@@ -167,7 +171,7 @@ class TransformersText(Backbone):
                 setattr(config, names[2], dim)
         if not own and "add_pooling_layer" in inspect.signature(cls.__init__).parameters:
             self.options = {"add_pooling_layer": False}
-        text = cls._from_config(config, **self.options)
+        text = cls._from_config(config, dtype=torch.float32, **self.options)
         if names is not None and names[0] == names[1] and not (own and dim):
             text.head = nn.Identity()  # SigLIP's projection
         return text
