@@ -190,7 +190,7 @@ class TowerSpec(Part):
 
     weights: Weights = None
     """What the backbone begins with: `random`, `pretrained` (the library's own), a tag of the library, a file, a folder
-    of one model, `hf-hub:` and a name, a run (its tower of this modality, head included where it fits), or a mapping
+    of one model, `hf-hub:` and a name, a run (its tower of this modality, head included), or a mapping
     {from: any of these, partial: load what fits, prefix: of the names that count}. Unless told, `pretrained` for models
     that a library knows by name, and `random` for those that are sized here."""
 
