@@ -75,22 +75,14 @@ def of_names(
 
 
 def of_policies(towers: Mapping[str, TowerSpec], steps: int) -> Iterator[Told]:
-    """Policies of towers by which nothing would be trained."""
-    policies: dict[str, Policy] = {tower: part.policy.build() for tower, part in towers.items()}
-    for tower, policy in policies.items():
+    """Policies of towers by which a backbone would learn only after the last step."""
+    for tower, part in towers.items():
+        policy: Policy = part.policy.build()
         if not policy.never and not policy.learns(steps - 1):
             yield Told(
                 ("towers", tower, "policy"),
                 f"the backbone learns at none of the {steps} steps: say an earlier `from_step`, or take `frozen`.",
             )
-    if any(part.learns_always for part in towers.values()):
-        return
-    learning = [tower for tower, part in towers.items() if not part.learns_never]
-    if not learning:
-        told = "every backbone is frozen or has no weights, and none has a head, so that nothing would be trained."
-        yield Told(("towers",), told)
-    elif not any(policies[tower].learns(0) for tower in learning):
-        yield Told(("towers",), "no backbone learns at step 0 and none has a head, so that nothing would be trained.")
 
 
 def of_steps(terms: Sequence[LineSpec], steps: int) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmcl.data.source import array
 from mmcl.errors import BadSampleError, MmclError
 from mmcl.media import Picture, Sound
-from mmcl.media.image import rgb
+from mmcl.media.image import decoded
 from mmcl.towers import Tower
 from mmcl.types import Batch, Transform, modality_of
 
@@ -168,7 +168,8 @@ class Encoder:
         Args:
             modality: one of `modalities`.
             values: for an image tower PIL pictures, (height, width, 3) uint8 arrays, (3, height, width) uint8 tensors
-                or paths; for an audio tower (samples, rate) or paths; for a text tower strings; for a vector tower
+                or paths; for an audio tower (samples, rate) with samples (frames,) or (frames, channels), floats in
+                [-1, 1] or integers of 8, 16 or 32 bits, or paths; for a text tower strings; for a vector tower
                 arrays, tensors or lists of numbers, or paths to .npy files, or one array with a row a value.
 
         Raises:
@@ -231,7 +232,7 @@ def _value(takes: str, value: Any) -> Any:
     if takes == "vector":
         return _vector(value)
     if takes == "audio" and isinstance(value, tuple) and len(value) == 2:
-        return Sound.of(np.asarray(value[0], np.float32), int(value[1]))
+        return _sound(*value)
     raise BadSampleError(
         f"{'an' if takes in ('image', 'audio') else 'a'} {takes} tower cannot take {type(value).__name__}"
     )
@@ -239,15 +240,29 @@ def _value(takes: str, value: Any) -> Any:
 
 def _picture(value: Any) -> Picture:
     if isinstance(value, Image.Image):
-        return Picture.of(np.array(rgb(value)))
+        return Picture.of(decoded(value))
     if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[2] == 3 and value.dtype == np.uint8:
         return Picture.of(np.require(value, requirements=["C", "W"]))
     if isinstance(value, Tensor) and value.ndim == 3 and value.shape[0] == 3 and value.dtype == torch.uint8:
-        return Picture.of(value.permute(1, 2, 0).contiguous().numpy())
+        return Picture.of(value.permute(1, 2, 0).contiguous().cpu().numpy())
     raise BadSampleError(
         "an image is a path, a PIL picture, a uint8 array (height, width, 3) or a uint8 tensor (3, height, width); got "
         f"{type(value).__name__}"
     )
+
+
+def _sound(samples: Any, rate: Any) -> Sound:
+    if isinstance(samples, Tensor):
+        samples = samples.detach().cpu()
+        samples = samples.float() if samples.is_floating_point() else samples
+    try:
+        if rate != int(rate):
+            raise ValueError
+        return Sound.of(np.asarray(samples), int(rate))
+    except (TypeError, ValueError, OverflowError):  # rows of several lengths, a rate that is no whole number
+        raise BadSampleError(
+            f"a sound is (samples, rate), an array and a whole number; got ({type(samples).__name__}, {rate!r})"
+        ) from None
 
 
 def _vector(value: Any) -> Tensor:

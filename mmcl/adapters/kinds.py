@@ -47,15 +47,17 @@ def towers_by_kind(
 def sound(item: object) -> tuple[object, int]:
     """(samples, rate) of ``{"array": ..., "sampling_rate": ...}``, what datasets and transformers call an audio.
 
-    Several channels come as (channels, frames) and are averaged.
+    Several channels come as (channels, frames) and are averaged; integers are brought to [-1, 1] as `Sound.of` does it.
 
     Raises:
         MmclError: it is something else.
     """
     try:
-        samples, rate = np.asarray(item["array"], np.float32), int(item["sampling_rate"])  # type: ignore[index]
+        samples, rate = np.asarray(item["array"]), int(item["sampling_rate"])  # type: ignore[index]
     except (TypeError, KeyError, IndexError, ValueError):
         raise MmclError(
             f'a sound is {{"array": samples, "sampling_rate": rate}} here; got {type(item).__name__}.'
         ) from None
-    return (samples if samples.ndim < 2 else samples.mean(axis=0)), rate
+    if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
+        raise MmclError(f"a sound of several channels is (channels, frames) here; got {samples.shape}.")
+    return samples.T, rate

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -13,6 +14,8 @@ from mmcl.errors import BadSampleError
 LOUDEST = 2.0**31  # of floats that nobody scaled; beyond, spectra overflow
 MAX_SAMPLES = 1 << 28  # read at once, over all channels: a gigabyte in float32
 RATES = (1_000, 1_000_000)  # a header outside this is damaged
+CHANNELS = 64  # at most, of samples: of more the axes are the other way round
+INTEGERS = ("int8", "uint8", "int16", "int32")  # kinds of samples whose full scale is known
 
 
 class Sound:
@@ -32,7 +35,7 @@ class Sound:
     def __init__(self, data: bytes | Path) -> None:
         if not (data.stat().st_size if isinstance(data, Path) else data):
             raise BadSampleError("empty audio")
-        self._samples: NDArray[np.float32] | None = None
+        self._samples: NDArray[Any] | None = None
         try:
             self._file = soundfile.SoundFile(data if isinstance(data, Path) else io.BytesIO(data))
         except Exception as error:
@@ -41,15 +44,28 @@ class Sound:
         self._check()
 
     @classmethod
-    def of(cls, samples: NDArray[np.float32], rate: int) -> "Sound":
+    def of(cls, samples: NDArray[Any], rate: int) -> "Sound":
         """A sound that is decoded already.
 
         Args:
-            samples: (frames,) or (frames, channels).
+            samples: (frames,) or (frames, channels); integers of 8, 16 or 32 bits are brought to [-1, 1] as libsndfile
+                does it.
             rate: frames per second.
+
+        Raises:
+            BadSampleError: they are of another shape or kind, or there are none.
         """
+        if samples.ndim not in (1, 2):
+            raise BadSampleError(f"audio of shape {samples.shape}; (frames,) or (frames, channels) is expected")
+        if samples.dtype.kind != "f" and samples.dtype.name not in INTEGERS:
+            raise BadSampleError(f"audio of {samples.dtype}; floats in [-1, 1], or {', '.join(INTEGERS)}, are expected")
         sound = cls.__new__(cls)
         wide = samples if samples.ndim == 2 else samples[:, None]
+        if wide.size and wide.shape[1] > min(wide.shape[0], CHANNELS):
+            raise BadSampleError(
+                f"audio of {wide.shape[1]:,} channels and {wide.shape[0]:,} frames; (frames, channels) is expected, at "
+                f"most {CHANNELS} channels: transpose what is (channels, frames)"
+            )
         sound._samples = wide
         sound.rate, (sound.frames, sound.channels) = rate, wide.shape
         sound._check()
@@ -89,7 +105,7 @@ class Sound:
 
     def _read(self, first: int, count: int) -> NDArray[np.float32]:
         if self._samples is not None:
-            return self._samples[first : first + count]
+            return _full_scale(self._samples[first : first + count])
         try:
             self._file.seek(first)
             return np.asarray(self._file.read(count, dtype="float32", always_2d=True), np.float32)
@@ -101,6 +117,15 @@ class Sound:
             raise BadSampleError("audio without samples")
         if not RATES[0] <= self.rate <= RATES[1]:
             raise BadSampleError(f"audio of {self.rate} Hz")
+
+
+def _full_scale(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Floats as they are, and integers brought to [-1, 1]."""
+    if samples.dtype.kind == "f":
+        return np.asarray(samples, np.float32)
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    middle = half if samples.dtype.kind == "u" else 0.0
+    return ((samples.astype(np.float64) - middle) / half).astype(np.float32)
 
 
 def _said(error: Exception) -> str:

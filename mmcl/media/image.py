@@ -81,7 +81,12 @@ class Picture:
 
         Args:
             pixels: (height, width, 3).
+
+        Raises:
+            BadSampleError: there are none.
         """
+        if not pixels.size:
+            raise BadSampleError("image without pixels")
         picture = cls.__new__(cls)
         picture._data, picture._pixels, picture._jpeg = b"", np.require(pixels, requirements=["C", "W"]), False
         picture.height, picture.width = pixels.shape[:2]
@@ -221,9 +226,18 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
+    with _open(data) as opened:
+        return decoded(opened)
+
+
+def decoded(picture: Image.Image) -> NDArray[np.uint8]:
+    """All pixels of a Pillow picture, as RGB: (height, width, 3).
+
+    Raises:
+        BadSampleError: they cannot be decoded.
+    """
     try:
-        with _open(data) as opened:
-            return np.array(rgb(opened))
+        return np.array(rgb(picture))
     except BadSampleError:
         raise
     except Exception as error:  # Pillow's readers raise whatever they meet

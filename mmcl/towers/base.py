@@ -45,9 +45,6 @@ class Backbone(nn.Module, ABC):
     """Whether it is a model that a library knows by name, so that its weights are a choice: a recipe says which, or
     asks for random ones."""
 
-    weightless: ClassVar[bool] = False
-    """Whether it has no weights, so that nothing of it can be trained."""
-
     width: int
     """Of the vectors that come out."""
 
@@ -191,7 +188,7 @@ class TowerSpec(Part):
 
     weights: Weights = None
     """What the backbone begins with: `random`, `pretrained` (the library's own), a tag of the library, a file, a folder
-    of one model, `hf-hub:` and a name, a run (its tower of this modality, head included where it fits), or a mapping
+    of one model, `hf-hub:` and a name, a run (its tower of this modality, head included), or a mapping
     {from: any of these, partial: load what fits, prefix: of the names that count}. Unless told, `pretrained` for models
     that a library knows by name, and `random` for those that are sized here."""
 
@@ -205,19 +202,11 @@ class TowerSpec(Part):
 
     @property
     def own_projection(self) -> bool:
-        """Whether the backbone's own projection makes the width of the shared space, in place of a head."""
+        """Whether the backbone's own projection is to make the width of the shared space, in place of a head.
+
+        Whether its model has one is known once it is built (`Backbone.projects`).
+        """
         return self.head is None and "dim" in self.wants
-
-    @property
-    def learns_always(self) -> bool:
-        """Whether it has a head that learns, whatever the backbone does."""
-        return not self.own_projection and (self.head is None or self.head.name != "none")
-
-    @property
-    def learns_never(self) -> bool:
-        """Whether neither its backbone nor a head ever learns."""
-        weightless = TOWERS.classes[self.name].weightless  # type: ignore[attr-defined]
-        return not self.learns_always and (weightless or self.policy.build().never)
 
     def build(self, *, dim: int, modality: str = "", load: bool = True, **context: Any) -> Tower:
         """The tower, with the weights that the recipe says.

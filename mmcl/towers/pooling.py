@@ -1,4 +1,4 @@
-"""Hidden states of a text's tokens to one vector."""
+"""Hidden states of tokens to one vector."""
 
 from typing import Literal
 
@@ -26,10 +26,17 @@ def pooled(
     """
     there = rows >= 0
     if pool == "mean":
-        return hidden.masked_fill(~there[:, :, None], 0).sum(1) / there.sum(1, keepdim=True)
+        return masked_mean(hidden, there).to(hidden.dtype)
     if pool == "cls":
         return _at(hidden, there.int().argmax(1))
     return _at(hidden, _last(rows == eos_id if pool == "eos" else there))
+
+
+def masked_mean(
+    hidden: Float[Tensor, "batch tokens width"], there: Bool[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch width"]:
+    """Mean of the tokens that are there, in fp32 whatever the states are in; what stands elsewhere is not looked at."""
+    return hidden.float().masked_fill(~there[:, :, None], 0).sum(1) / there.sum(1, keepdim=True)
 
 
 def _last(marked: Bool[Tensor, "batch tokens"]) -> Int[Tensor, " batch"]:

@@ -16,6 +16,7 @@ from mmcl.errors import MmclError
 from mmcl.media import MELS, MelPart
 from mmcl.towers.base import TOWERS
 from mmcl.towers.hearing import Count, Cut, Hearing, Seconds, Share
+from mmcl.towers.pooling import masked_mean
 
 
 @TOWERS.register("spectrogram_vit")
@@ -121,8 +122,7 @@ class SpectrogramVit(Hearing):
                 tokens = checkpoint(block, tokens, attn_mask=own[:, None, None], use_reentrant=False)
             else:
                 tokens = block(tokens, attn_mask=own[:, None, None])
-        weights = own / own.sum(1, keepdim=True)
-        return self.transformer.fc_norm((weights[:, None].to(tokens.dtype) @ tokens)[:, 0])
+        return self.transformer.fc_norm(masked_mean(tokens, own))
 
     def tokens(
         self, mels: Float[Tensor, "batch time mels"], there: Bool[Tensor, "batch time"]

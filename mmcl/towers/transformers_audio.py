@@ -16,6 +16,7 @@ from mmcl.towers.dropout import dropout_in
 from mmcl.towers.extractors import AST, CLAP, WHISPER, extraction_of
 from mmcl.towers.folders import model_folder
 from mmcl.towers.hearing import Count, Cut, Hearing, Seconds
+from mmcl.towers.pooling import masked_mean
 from mmcl.towers.transformers_models import configuration, quietly, read, recompute_
 
 BEFORE = {
@@ -144,9 +145,7 @@ class TransformersAudio(Hearing):
         hidden = self.model(input_features=self.logmel(waves.nan_to_num(0.0)).mT).last_hidden_state
         if self.pool == "mean":
             return hidden.mean(1)
-        there = ~waves[:, :: 2 * self.logmel.mel.hop].isnan()
-        weights = there / there.sum(1, keepdim=True)
-        return (weights[:, None].to(hidden.dtype) @ hidden)[:, 0]
+        return masked_mean(hidden, ~waves[:, :: 2 * self.logmel.mel.hop].isnan())
 
     def _of_clap(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch features"]:
         pictures, longer = self.fused(waves) if self.fuses else (self.logmel(waves)[:, None], None)

@@ -28,7 +28,6 @@ class Vector(Backbone):
     """
 
     takes = "vector"
-    weightless = True
 
     def __init__(self, width: Annotated[int, Field(ge=1)], normalize: bool = False) -> None:
         super().__init__()

@@ -82,6 +82,7 @@ class Loaded:
     unexpected: list[str]  # in the source, and not of this backbone
     resized: list[str]  # of those that were loaded
     head: bool  # whether the head was loaded as well
+    misfit: str | None  # the shapes of the source's head and of this one, where they differ: this one is random
     files: list[dict[str, Any]]  # name, bytes, sha256
 
     def __str__(self) -> str:
@@ -95,6 +96,8 @@ class Loaded:
             said += f"; random, since it lacks them: {few(self.missing)}"
         if self.misshapen:
             said += f"; random, since its shapes differ: {few(_shapes(self.misshapen))}"
+        if self.misfit:
+            said += f"; the head is random, since its shapes differ ({self.misfit})"
         if self.unexpected:
             said += f"; {len(self.unexpected)} others of it are not used"
         return said
@@ -109,7 +112,7 @@ def load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec | None, called:
 
     Args:
         backbone: what they are for.
-        head: what comes after it; loaded as well from a run, where it fits.
+        head: what comes after it; loaded as well from a run that has one.
         spec: what the recipe says; where it says nothing, a model that a library knows by name has its weights.
         called: the family and its model, for messages.
         modality: the tower's.
@@ -118,7 +121,8 @@ def load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec | None, called:
         What was loaded; None where random weights are asked for.
 
     Raises:
-        MmclError: a tensor of the backbone is missing or has another shape, or the weights cannot be read.
+        MmclError: a tensor of the backbone is missing or has another shape, the run's head has, or the weights cannot
+            be read.
     """
     place = f"towers.{modality}.weights" if modality else "weights"
     if spec is None:
@@ -153,17 +157,17 @@ def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, called: str, 
         if name in state and name not in loaded
     }
     sizes = {t.numel() for t in found.state.values()}
-    fits_head = bool(ahead) and {k: t.shape for k, t in ahead.items()} == {
-        k: t.shape for k, t in head.state_dict().items()
-    }
+    heads = [{k: tuple(t.shape) for k, t in tensors.items()} for tensors in (ahead, head.state_dict())]
+    fits_head = bool(ahead) and heads[0] == heads[1]
     record = Loaded(
         source=found.source,
         loaded=loaded,
         missing=[name for name in own if name not in state and name not in loaded],
         misshapen=misshapen,
-        unexpected=[*(name for name in state if name not in own), *(f"head.{k}" for k in ahead if not fits_head)],
+        unexpected=[*(name for name in state if name not in own), *(f"head.{k}" for k in ahead if not heads[1])],
         resized=[name for name, t in fits.items() if t.numel() not in sizes],
         head=fits_head,
+        misfit=None if fits_head or not all(heads) else " instead of ".join(few(_shapes(shapes)) for shapes in heads),
         files=found.described(),
     )
     _judge(record, spec, called)
@@ -239,13 +243,15 @@ def _judge(record: Loaded, spec: WeightsSpec, called: str) -> None:
             f"nothing of {record.source} fits {called}: it has {few(record.unexpected)}, and "
             f"{few(record.missing)} are wanted. `prefix` picks one part of a checkpoint."
         )
-    if record.loaded and (spec.partial or not (record.missing or record.misshapen)):
+    if record.loaded and (spec.partial or not (record.missing or record.misshapen or record.misfit)):
         return
     lines = [f"{record.source} has {len(record.loaded)} of the {whole} tensors of {called}."]
     if record.missing:
         lines.append(f"It lacks {len(record.missing)}: {few(record.missing)}.")
     if record.misshapen:
         lines.append(f"{len(record.misshapen)} have other shapes: {few(_shapes(record.misshapen))}.")
+    if record.misfit:
+        lines.append(f"Its head has other shapes: {record.misfit}.")
     lines.append(
         "Take the model that they are of"
         + (
@@ -258,5 +264,5 @@ def _judge(record: Loaded, spec: WeightsSpec, called: str) -> None:
     raise MmclError(" ".join(lines))
 
 
-def _shapes(misshapen: Mapping[str, str]) -> list[str]:
-    return [f"{name} {shapes}" for name, shapes in misshapen.items()]
+def _shapes(shapes: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {shape}" for name, shape in shapes.items()]

@@ -8,6 +8,18 @@ from mmcl.training import mixing
 from mmcl.types import modality_of
 
 
+def check_learning(model: MultiTower) -> None:
+    """Refuse towers of which no weight learns, as they are built (a projection of its own is part of a backbone)."""
+    towers = [model.tower(modality) for modality in model.modalities]
+    if any(next(tower.learning_parameters(), None) is not None for tower in towers):
+        return
+    if any(parameter.requires_grad for tower in towers for parameter in tower.parameters()):
+        raise MmclError("towers: no backbone learns at step 0 and none has a head, so that nothing would be trained.")
+    raise MmclError(
+        "towers: every backbone is frozen or has no weights, and none has a head, so that nothing would be trained."
+    )
+
+
 def check_copies(recipe: Recipe, model: MultiTower) -> None:
     """Refuse copies that would be the same vector again."""
     for modality, count in recipe.data.copies.items():

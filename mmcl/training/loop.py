@@ -70,6 +70,7 @@ class Trainer:
         self.model = build_model(recipe, load=self.begins)
         self.notes += beginnings(self.model) if self.begins else []
         self.names, self.averaged = recipe.names, recipe.averaged
+        checks.check_learning(self.model)
         checks.check_copies(recipe, self.model)
         checks.check_mixing(recipe, self.model)
         transforms = self.model.transforms(train=True)

@@ -202,6 +202,13 @@ def test_channels_are_averaged(model: MtebModel, vectors: dict[str, torch.Tensor
     np.testing.assert_allclose(model.encode([{"audio": [wide]}]), vectors["voice"][:1], atol=1e-5)
 
 
+def test_integers_are_the_floats_that_they_stand_for(model: MtebModel, vectors: dict[str, torch.Tensor]) -> None:
+    (sound,) = small_model.sounds(1)
+    samples = np.round(sound["array"] * 2**31).clip(-(2**31), 2**31 - 1).astype(np.int32)
+    whole = {"array": np.stack([samples, samples]), "sampling_rate": 8000}
+    np.testing.assert_allclose(model.encode([{"audio": [whole]}]), vectors["voice"][:1], atol=1e-5)
+
+
 def test_results_of_other_weights_are_filed_elsewhere(encoder: Encoder) -> None:
     before = MtebModel(encoder, name="me/mine").mteb_model_meta
     weight = next(encoder.model.parameters())
@@ -250,6 +257,8 @@ def test_bad_input_is_told(model: MtebModel) -> None:
         model.encode([{"label": [1]}])
     with pytest.raises(MmclError, match='a sound is {"array": samples, "sampling_rate": rate} here; got list'):
         model.encode([{"audio": [[0.0, 1.0]]}])
+    with pytest.raises(MmclError, match=r"is \(channels, frames\) here; got \(8000, 2\)"):
+        model.encode([{"audio": [{"array": np.zeros((8000, 2)), "sampling_rate": 8000}]}])
     with pytest.raises(MmclError, match="mteb wants organization/model, with one slash; got 'mine'"):
         MtebModel(model.encoder, name="mine")
 

@@ -136,3 +136,36 @@ def test_reasons_are_words() -> None:
 def test_a_sound_that_is_far_too_loud_is_told() -> None:
     with pytest.raises(BadSampleError, match=r"samples up to 1e\+19, where 1 is as loud as can be"):
         Sound.of(np.full(100, 1e19, np.float32), 8000).read()
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "int32"])
+def test_integers_are_scaled_as_libsndfile_does_it(kind: str) -> None:
+    limits = np.iinfo(kind)
+    samples = np.random.default_rng(0).integers(limits.min, limits.max, (500, 2), kind, endpoint=True)
+    samples[:2] = [[limits.min, limits.max], [limits.max, limits.min]]
+    if kind.endswith("8"):  # which soundfile does not write
+        expected = (samples.astype(np.float64) - (128 if kind == "uint8" else 0)) / 128
+    else:
+        data = encoded(samples, subtype="PCM_16" if kind == "int16" else "PCM_32")
+        expected = soundfile.read(io.BytesIO(data), dtype="float32")[0]
+    np.testing.assert_allclose(Sound.of(samples, 16_000).read(), expected.mean(axis=1), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        (np.zeros((1, 16_000)), r"audio of 16,000 channels and 1 frames; \(frames, channels\) is expected"),
+        (np.zeros((2, 16_000), np.int16), r"16,000 channels and 2 frames; \(frames, channels\) is expected"),
+        (np.zeros((200, 65)), r"65 channels and 200 frames.* at most 64 channels"),
+        (np.zeros((2, 3, 4)), r"audio of shape \(2, 3, 4\); \(frames,\) or \(frames, channels\) is expected"),
+        (np.float32(3), r"audio of shape \(\)"),
+        (np.zeros(10, np.int64), r"audio of int64; floats in \[-1, 1\], or int8, uint8, int16, int32, are expected"),
+        (np.zeros(10, bool), "audio of bool"),
+        (np.zeros(10, complex), "audio of complex128"),
+        (np.zeros(0), "audio without samples"),
+        (np.zeros((0, 2)), "audio without samples"),
+    ],
+)
+def test_samples_of_other_shapes_and_kinds_are_told(samples: np.ndarray, reason: str) -> None:
+    with pytest.raises(BadSampleError, match=reason):
+        Sound.of(np.asarray(samples), 16_000)

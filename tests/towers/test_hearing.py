@@ -56,6 +56,18 @@ def test_vectors_are_timms_where_the_sound_fills_its_row() -> None:
     torch.testing.assert_close(backbone(waves), theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_the_mean_is_taken_in_fp32_under_autocast() -> None:
+    backbone = vit().eval()
+    seen: list[torch.Tensor] = []
+    backbone.transformer.blocks[-1].register_forward_hook(lambda _, __, tokens: seen.append(tokens))
+    backbone.transformer.fc_norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        backbone(torch.from_numpy(sound(1.6)[0]).float()[None])
+    tokens, mean = seen
+    assert mean.dtype == torch.float32
+    torch.testing.assert_close(mean, tokens.float().mean(1), rtol=1e-6, atol=1e-6)
+
+
 def test_weights_of_another_longest_time_fit() -> None:
     longer, shorter = vit(seconds=4.0), vit()
     state = shorter.translated(longer.state_dict())

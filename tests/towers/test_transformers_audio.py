@@ -206,6 +206,18 @@ def test_pooling(models: dict[str, Any], name: str, pool: str) -> None:
     torch.testing.assert_close(ours(made, [wave])[0], F.normalize(part.mean(0), dim=0), rtol=0, atol=1e-5)
 
 
+def test_whispers_mean_is_taken_in_fp32_under_autocast(models: dict[str, Any]) -> None:
+    made, seen = backbone(models["whisper"][0]).eval(), []
+    made.model.register_forward_hook(lambda _, __, out: seen.append(out.last_hidden_state) or out)
+    waves = torch.full((1, made.samples), torch.nan)
+    waves[:, : made.samples * 7 // 9] = torch.randn(made.samples * 7 // 9)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = made(waves)
+    assert seen[0].dtype == torch.bfloat16
+    there = ~waves[0, :: 2 * made.logmel.mel.hop].isnan()
+    torch.testing.assert_close(found, seen[0][:, there].float().mean(1), rtol=1e-5, atol=1e-6)
+
+
 def test_towers_have_heads_where_the_model_has_no_projection(models: dict[str, Any]) -> None:
     for name, (folder, _) in models.items():
         spec = TOWERS.check({"name": "transformers_audio", "model": folder})

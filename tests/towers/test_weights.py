@@ -179,6 +179,33 @@ def test_what_has_another_shape_is_said_in_a_partial_load(tmp_path: Path) -> Non
     assert tower.backbone.one.bias.tolist() == [7, 7, 7]  # type: ignore[union-attr]
 
 
+def test_a_head_that_does_not_fit_is_refused_or_said(tmp_path: Path) -> None:
+    source = file(tmp_path / "a.safetensors", plain("random").state_dict())
+    fits = plain(source).loaded
+    assert fits is not None
+    assert fits.head
+    for head, told in (("mlp", "instead of 0.weight (2, 3)"), ("norm_linear", "instead of 0.weight (3,)")):
+        with pytest.raises(MmclError, match=r"weights: .* Its head has other shapes: weight \(2, 3\) instead of"):
+            plain(source, head=head)
+        loaded = plain({"from": source, "partial": True}, head=head).loaded
+        assert f"; the head is random, since its shapes differ (weight (2, 3) {told}" in str(loaded)
+    wider = TOWERS.check({"name": "plain", "weights": source})
+    with pytest.raises(MmclError, match=r"other shapes: weight \(2, 3\) instead of weight \(5, 3\)"):
+        wider.build(dim=5, modality="vector")
+
+
+def test_a_head_more_or_less_than_the_source_has_is_no_misfit(tmp_path: Path) -> None:
+    source = file(tmp_path / "a.safetensors", plain("random").state_dict())
+    without = TOWERS.check({"name": "plain", "weights": source, "head": "none"}).build(dim=3).loaded
+    assert without is not None
+    assert without.unexpected == ["head.weight"]
+    backbone = {f"backbone.{k}": t for k, t in Plain().state_dict().items()}
+    new = plain(file(tmp_path / "b.safetensors", backbone)).loaded
+    assert new is not None
+    assert not new.head
+    assert new.misfit is None
+
+
 def test_nothing_loaded_is_always_an_error(tmp_path: Path) -> None:
     source = file(tmp_path / "a.safetensors", {"else.weight": torch.ones(3)})
     for weights in (source, {"from": source, "partial": True}):

@@ -125,10 +125,20 @@ def test_a_head_of_another_shape_is_left_random_and_said(
     first: Path, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     recipe = tiny(tmp_path / "run", f"towers.image.weights={first}", "towers.image.head=mlp")
-    loaded = runs.build_model(recipe).tower("image").loaded
+    with pytest.raises(
+        MmclError, match=r"Its head has other shapes: weight \(16, 32\) instead of 0.weight.*partial: true"
+    ):
+        runs.build_model(recipe)
+    part = f"towers.image.weights={{from: '{first}', partial: true}}"
+    model = runs.build_model(tiny(tmp_path / "run", part, "towers.image.head=mlp"))
+    loaded = model.tower("image").loaded
     assert loaded is not None
     assert not loaded.head
-    assert loaded.unexpected == ["head.weight"]
+    assert not loaded.unexpected
+    assert (
+        "; the head is random, since its shapes differ (weight (16, 32) instead of 0.weight"
+        in runs.beginnings(model)[0]
+    )
     elsewhere = tiny(tmp_path / "run", f"towers.text.weights={{from: '{first}', prefix: towers.words.}}")
     with pytest.raises(MmclError, match=r"text.weights: no tensor of .* is called towers.words"):
         runs.build_model(elsewhere)

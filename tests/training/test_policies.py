@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import mmcl
@@ -20,6 +21,7 @@ from mmcl.recipe import Recipe, dump_yaml, load_recipe
 from mmcl.runs import Run, build_model
 from mmcl.towers import merged_state
 from mmcl.training import Trainer
+from tests.towers import tiny_texts
 
 IMAGE = "towers.image.backbone."
 HEADS = ["towers.image.head=linear", "towers.text.head=linear"]
@@ -187,14 +189,6 @@ def test_adapters_learn_and_the_run_loads_and_merges(tmp_path: Path, tiny: Calla
     ("overrides", "message"),
     [
         (
-            ["towers.image.policy=frozen", "towers.text.policy=frozen"],
-            "towers: every backbone is frozen or has no weights, and none has a head",
-        ),
-        (
-            [f"towers.{m}.policy={{name: trained, from_step: 3}}" for m in ("image", "text")],
-            "towers: no backbone learns at step 0 and none has a head",
-        ),
-        (
             ["towers.image.policy={name: trained, from_step: 780}"],
             "towers.image.policy: the backbone learns at none of the 780 steps",
         ),
@@ -212,6 +206,47 @@ def test_adapters_learn_and_the_run_loads_and_merges(tmp_path: Path, tiny: Calla
 def test_policies_without_an_effect_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(MmclError, match=message):
         load_recipe("glyphs/clip_tiny", overrides)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("frozen", "towers: every backbone is frozen or has no weights, and none has a head"),
+        ("{name: trained, from_step: 3}", "towers: no backbone learns at step 0 and none has a head"),
+    ],
+)
+def test_towers_of_which_nothing_learns_are_refused(
+    tmp_path: Path, tiny: Callable[..., Recipe], policy: str, message: str
+) -> None:
+    standing = [f"towers.{m}.policy={policy}" for m in ("image", "text")]
+    for heads in ([], ["dim=32", "towers.image.head=none", "towers.text.head=none"]):
+        with pytest.raises(MmclError, match=message):
+            trainer(tiny(tmp_path / "run", *standing, *heads))
+    trainer(tiny(tmp_path / "run", *standing, "towers.text.head=linear"))
+
+
+def test_a_matrix_that_follows_a_model_without_a_projection_is_something_that_learns(
+    tmp_path: Path, tiny: Callable[..., Recipe]
+) -> None:
+    said = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 32}
+    pictures, square = tmp_path / "dinov2", {"height": 32, "width": 32}
+    transformers.Dinov2Model(transformers.Dinov2Config(image_size=32, patch_size=8, **said)).save_pretrained(pictures)
+    transformers.BitImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(pictures)
+    bert = transformers.BertConfig(vocab_size=24, max_position_embeddings=24, intermediate_size=48, **said)
+    texts = tiny_texts.save(tmp_path / "bert", bert, tiny_texts.bert_like())
+    content = tiny(tmp_path / "run").model_dump(mode="json")
+    content["towers"] = {
+        "image": {"name": "transformers_image", "model": str(pictures), "policy": "frozen"},
+        "text": {"name": "transformers_text", "model": texts, "pool": "mean", "policy": "frozen"},
+    }
+    made = trainer(Recipe.model_validate(content))
+    learning = {name for name, p in made.model.named_parameters() if p.requires_grad}
+    assert learning == {"towers.image.head.weight", "towers.text.head.weight"}
+    for part in content["towers"].values():
+        part["head"] = "none"
+    content["dim"] = 32
+    with pytest.raises(MmclError, match="towers: every backbone is frozen or has no weights, and none has a head"):
+        trainer(Recipe.model_validate(content))
 
 
 @pytest.mark.slow
