@@ -25,6 +25,7 @@ from mmcl.embed import weights_digest
 from mmcl.errors import MmclError
 from mmcl.files import replacing, write_json
 from mmcl.model import Encoder, evaluating
+from mmcl.towers.preparation import preparation
 
 DONE = ".done"  # a description a shard, until all are there
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
@@ -124,14 +125,10 @@ def add_embeddings(
 
 
 def _described(encoder: Encoder, modality: str) -> str:
-    """What prepares the values: its class and its plain arguments."""
-    transform = encoder.transforms[modality]
-    said = {key: _plain(value) for key, value in sorted(vars(transform).items())}
-    return f"{type(transform).__name__}({', '.join(f'{key}={value}' for key, value in said.items())})"
-
-
-def _plain(value: Any) -> str:
-    return repr(value) if isinstance(value, bool | int | float | str | tuple | list | None) else type(value).__name__
+    """What prepares the values: the transform's class, and all that it and the backbone say of it."""
+    said = preparation(encoder.transforms[modality], encoder.model.tower(modality).backbone)
+    name = said.pop("transform")
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in sorted(said.items()))})"
 
 
 def _begin(out: Path, left: list[Path], made_by: Mapping[str, Any]) -> Path:

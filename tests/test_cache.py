@@ -90,6 +90,7 @@ def test_training_on_vectors_is_training_with_the_frozen_tower(
     made_by = manifest["embeddings"]
     assert made_by["weights"] == weights_digest(mmcl.load(run))
     assert made_by["transform"].startswith("TextTransform(length=")
+    assert "'eos_id': 3" in made_by["transform"]
     assert made_by["tower"]["policy"]["name"] == "frozen"
     assert [shard["samples"] for shard in manifest["shards"]] == [250] * 8
 

@@ -18,6 +18,7 @@ from mmcl.exports.examples import TOLERANCE, examples
 from mmcl.model import Encoder, MultiTower
 from mmcl.runs import Run
 from mmcl.towers import POLICIES, Backbone, Tower
+from mmcl.towers.preparation import preparation
 from mmcl.types import Transform
 
 OUTPUT = "vectors"
@@ -25,8 +26,6 @@ DESCRIPTION = "graphs.json"
 INSTALL = "pip install 'mmcl[onnx]'"
 LENGTHS = {"text": "tokens", "audio": "frames"}
 """What the length of a row is called, where rows vary."""
-SPECIAL = ("pad_id", "eos_id", "pad_token_id", "eos_token_id", "vocab_size")
-"""What tokenizers, of mmcl and of transformers, say of themselves."""
 
 
 class UnitVectors(nn.Module):
@@ -65,7 +64,7 @@ def write(source: Source, folder: Path) -> Written:
                 "shape": [named.get(axis, size) for axis, size in enumerate(long.shape)],
             },
             "output": {"name": OUTPUT, "shape": ["batch", source.encoder.dim]},
-            "rows": _described(transform, source.tower(m)),
+            "rows": preparation(transform, source.tower(m).backbone),
         }
         notes.append(f"`{m}.onnx`: {_checked(model, m, [long, short], folder / f'{m}.onnx')}")
     (folder / DESCRIPTION).write_text(json.dumps(graphs, indent=1) + "\n")
@@ -156,18 +155,6 @@ def _checked(model: nn.Module, name: str, batches: list[Tensor], path: Path) -> 
     if not largest <= TOLERANCE:
         raise MmclError(f"{name}: vectors of the graph differ by {largest:.1e} from the tower's.")
     return f"vectors differ by at most {largest:.0e} from the tower's (onnxruntime, batches of 1, 2 and 6)"
-
-
-def _described(transform: Transform, tower: Tower) -> dict[str, Any]:
-    """What makes the rows, in plain words: the transform's name and its numbers, and those of the tokenizer."""
-    plain = {
-        key: value
-        for key, value in vars(transform).items()
-        if not key.startswith("_") and isinstance(value, str | int | float | bool | list | tuple | None)
-    }
-    tokenizer = getattr(tower.backbone, "tokenizer", None)
-    special = {key: getattr(tokenizer, key) for key in SPECIAL if hasattr(tokenizer, key)}
-    return {"transform": type(transform).__name__, **plain, **({"tokenizer": special} if special else {})}
 
 
 def _session(path: Path) -> Any:

@@ -69,7 +69,8 @@ class OpenClipBpe:
 
     def __init__(self) -> None:
         usual = bpe(77)
-        self.vocab_size, self.pad_id, self.eos_id = usual.vocab_size, None, usual.eot_token_id
+        self.vocab_size, self.pad_id = usual.vocab_size, None
+        self.bos_id, self.eos_id = usual.sot_token_id, usual.eot_token_id
 
     def rows(self, length: int) -> Callable[[str], Sequence[int]]:
         """Tokens between begin and end."""

@@ -87,7 +87,9 @@ class OpenClipText(Backbone):
             self.text = _of_open_clip(cfg, dim, bool(self.quick_gelu), masked)
             self.projects = self.text.text_projection is not None or dim in (None, cfg.width)
             self.width = dim if dim and self.projects else cfg.width
-        self.rows = own.rows(self.context_length) if own is not None else rows_of(cfg, model)
+        self.tokenizer, self.rows = (
+            (own, own.rows(self.context_length)) if own is not None else tokenizer_of(cfg, model)
+        )
         self.padding = said["pad_id"] if own is not None else 0
 
     @property
@@ -129,11 +131,12 @@ class OpenClipText(Backbone):
         return self.text(rows)
 
 
-def rows_of(cfg: CLIPTextCfg, model: str) -> Callable[[str], Sequence[int]]:
-    """The model's own tokenizer."""
+def tokenizer_of(cfg: CLIPTextCfg, model: str) -> tuple[Any, Callable[[str], Sequence[int]]]:
+    """The model's own tokenizer, and what makes rows with it."""
     more = dict(cfg.tokenizer_kwargs or {})
     if not cfg.hf_tokenizer_name:
-        return bpe(cfg.context_length, **more).row
+        usual = bpe(cfg.context_length, **more)
+        return usual, usual.row
     folder = folder_of(model)
     beside = folder is not None and any((folder / name).is_file() for name in TOKENIZER)
     place = str(folder) if beside else cfg.hf_tokenizer_name
@@ -141,7 +144,7 @@ def rows_of(cfg: CLIPTextCfg, model: str) -> Callable[[str], Sequence[int]]:
         own = HFTokenizer(place, context_length=cfg.context_length, tokenizer_mode=cfg.tokenizer_mode, **more)
     rows = partial(_padded, own)
     rows("a")  # a tokenizer must not be set while another thread uses it
-    return rows
+    return own.tokenizer, rows
 
 
 def _padded(tokenizer: Callable[[list[str]], Tensor], text: str) -> list[int]:

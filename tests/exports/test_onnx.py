@@ -1,9 +1,11 @@
 """Graphs of towers: onnxruntime alone gives the towers' vectors, in batches of any size."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,6 +21,8 @@ from mmcl.model import Encoder, MultiTower
 from mmcl.recipe import Recipe
 from mmcl.towers import Backbone, Tower
 from tests import small_model
+
+DOCS = Path(__file__).parents[2] / "docs" / "exports.md"
 
 
 class OneTower(Source):
@@ -103,4 +107,14 @@ def test_a_runs_towers(causal: bool, tmp_path: Path, tiny: Callable[..., Recipe]
     assert described["image"]["input"]["dtype"] == "uint8"
     assert described["text"]["input"]["shape"][1] == "tokens" or causal
     assert described["text"]["rows"]["tokenizer"]["eos_id"] == 3
+    assert described["text"]["rows"]["length"] == encoder.transforms["text"].length  # type: ignore[attr-defined]
+    assert described["image"]["rows"]["fit"]["interpolation"] == "bicubic"
+    assert len(described["image"]["rows"]["normalize"]["mean"]) == 3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"at most {described['text']['rows']['length']} tokens" in card
     assert {p.name for p in (tmp_path / "out").glob("*.onnx*")} == {"image.onnx", "text.onnx"}
+    (code,) = re.findall(r"## ONNX.*?```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("exports/demo_onnx", str(tmp_path / "out")), names)
+    expected = encoder.embed("text", ["greek small letter alpha"])
+    np.testing.assert_allclose(names["vectors"], expected, atol=1e-5)

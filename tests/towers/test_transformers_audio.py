@@ -213,7 +213,6 @@ def test_whispers_mean_is_taken_in_fp32_under_autocast(models: dict[str, Any]) -
     waves[:, : made.samples * 7 // 9] = torch.randn(made.samples * 7 // 9)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = made(waves)
-    assert seen[0].dtype == torch.bfloat16
     there = ~waves[0, :: 2 * made.logmel.mel.hop].isnan()
     torch.testing.assert_close(found, seen[0][:, there].float().mean(1), rtol=1e-5, atol=1e-6)
 
