@@ -222,7 +222,7 @@ class TowerSpec(Part):
         assert isinstance(backbone, Backbone)
         own = own and backbone.projects
         head = None if own else (self.head.build() if self.head else Linear()).between(backbone.width, dim)
-        if load and self.policy.build().keeps and self.weights is None and not (backbone.named or backbone.weightless):
+        if load and self.policy.build().keeps and self.weights is None and not backbone.named:
             raise MmclError(
                 f"towers.{modality}.weights: a backbone that is {self.policy.name} stays as it begins, and nothing is "
                 "said of its weights; name a file, a run or a tag, or say `random` if you mean it."

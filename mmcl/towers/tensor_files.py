@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,15 +169,17 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise MmclError(f"{path} is damaged, or no safetensors file: {error}.") from None
     except Exception as error:  # torch lets through whatever unpickling ends in
-        beginning = path.open("rb").read(8)
+        with path.open("rb") as file:
+            beginning = file.read(8)
         if not beginning.startswith(TORCH):
             raise MmclError(
                 f"{path} is no file of weights: it begins with {beginning!r}. Perhaps its download ended early."
             ) from None
-        first = " ".join(str(error).split())[:200]
+        said = " ".join(str(error).split()).split(" Check the documentation")[0].split(" Please use")[0]
+        last = re.split(r"(?<=[.:]) ", said)[-1]  # before it stands what to do to have the file's code run
         raise MmclError(
             f"{path} cannot be read as tensors alone, and mmcl runs no code of a file. Save its state dict as "
-            f"safetensors (safetensors.torch.save_file). torch says: {first}"
+            f"safetensors (safetensors.torch.save_file). torch says: {last}"
         ) from None
     return _unwrapped(content)
 
