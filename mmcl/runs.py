@@ -183,6 +183,9 @@ def build_model(recipe: Recipe, load: bool = True) -> MultiTower:
             towers[modality] = part.build(dim=recipe.dim, modality=modality, load=load)
         except (AssertionError, RuntimeError) as error:  # torch's own words for sizes that do not fit
             raise MmclError(f"towers.{modality}: {part.name} cannot be built: {error}") from None
+        except MmclError as error:
+            place = f"towers.{modality}"
+            raise error if str(error).startswith(place) else MmclError(f"{place}: {error}") from None
     return MultiTower(towers, recipe.dim)
 
 

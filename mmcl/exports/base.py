@@ -18,7 +18,7 @@ from mmcl.model import Encoder, MultiTower
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, load
 from mmcl.towers import POLICIES, Tower, TowerSpec, merged_state
-from mmcl.towers.weights import WeightsSpec
+from mmcl.towers.weights import WeightsSpec, export_kind
 
 CLIP_SCALE = math.log(1 / 0.07)
 """Logarithm of CLIP's logit scale before training, where an objective has no temperature to hand on."""
@@ -37,9 +37,15 @@ class Source:
 
     Args:
         path: the run folder.
+
+    Raises:
+        MmclError: this is no run, or it is an export of one.
     """
 
     def __init__(self, path: str | Path) -> None:
+        kind = export_kind(Path(path))
+        if kind is not None:
+            raise MmclError(f"{path} is an export itself, as {kind}; export the run that it was made of.")
         self.run = Run(Path(path))
         self.recipe: Recipe = self.run.recipe()
         self.encoder: Encoder = load(path, "cpu")
@@ -125,8 +131,8 @@ class Format(NamedTuple):
     """Puts files into an empty folder; refuses (MmclError) what the format cannot express."""
     opened: Callable[[Path, dict[str, Any]], Encoder]
     """An encoder of such a folder and its manifest, on the CPU."""
-    any_towers: bool = False
-    """Whether it refuses none."""
+    towers: str = ""
+    """Which towers it holds, where it may hold what another format refuses."""
 
 
 def built(folder: Path, modalities: Sequence[str], states: dict[str, dict[str, Tensor]]) -> Encoder:

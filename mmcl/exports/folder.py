@@ -23,11 +23,14 @@ MANIFEST = "manifest.json"
 FORMATS: dict[str, Format] = {
     "open_clip": Format("open_clip", open_clip.write, open_clip.opened),
     "transformers": Format("transformers", transformers.write, transformers.opened),
-    "safetensors": Format("mmcl itself", safetensors.write, safetensors.opened, any_towers=True),
+    "safetensors": Format("mmcl itself", safetensors.write, safetensors.opened, towers="any towers"),
     "sentence_transformers": Format(
-        "sentence-transformers, with mmcl beside it", sentence_transformers.write, sentence_transformers.opened
+        "sentence-transformers, with mmcl beside it",
+        sentence_transformers.write,
+        sentence_transformers.opened,
+        towers="texts, pictures, sounds",
     ),
-    "onnx": Format("runtimes without torch, a graph a tower", onnx.write, onnx.opened),
+    "onnx": Format("runtimes without torch, a graph a tower", onnx.write, onnx.opened, towers="what torch can trace"),
 }
 
 
@@ -54,8 +57,10 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
         try:
             written = FORMATS[format].write(source, folder)
         except MmclError as error:
-            others = ", ".join(name for name, one in FORMATS.items() if one.any_towers)
-            raise MmclError(f"{run} cannot be exported as {format}: {error} Any towers can be: {others}.") from None
+            others = ", ".join(
+                f"{name} ({one.towers})" for name, one in FORMATS.items() if one.towers and name != format
+            )
+            raise MmclError(f"{run} cannot be exported as {format}: {error} Other formats: {others}.") from None
         shutil.copyfile(source.run.path / "recipe.yaml", folder / "recipe.yaml")
         if (source.run.path / "assets").is_dir():
             shutil.copytree(source.run.path / "assets", folder / "assets", dirs_exist_ok=True)

@@ -18,6 +18,7 @@ from mmcl.exports.examples import TOLERANCE, examples
 from mmcl.model import Encoder, MultiTower
 from mmcl.runs import Run
 from mmcl.towers import POLICIES, Backbone, Tower
+from mmcl.towers.lora import merged
 from mmcl.towers.preparation import preparation
 from mmcl.types import Transform
 
@@ -53,7 +54,7 @@ def write(source: Source, folder: Path) -> Written:
         short, long = examples(source.tower(m).takes, transform)
         lengths = [axis for axis in range(1, long.ndim) if short.shape[axis] != long.shape[axis]]
         named = {0: "batch"} | {axis: LENGTHS.get(source.tower(m).takes, f"length{axis}") for axis in lengths}
-        model = UnitVectors(source.tower(m)).eval()
+        model = UnitVectors(merged(source.tower(m))).eval()
         _write_graph(model, m, long, named, folder / f"{m}.onnx")
         graphs[m] = {
             "file": f"{m}.onnx",

@@ -16,6 +16,7 @@ from mmcl.towers.folders import HUB
 from mmcl.towers.tensor_files import SUFFIXES, Tensors, few, read, read_hub, read_run
 
 RANDOM, PRETRAINED = "random", "pretrained"
+OWN = "safetensors"  # the format of exports that holds towers as they are
 
 
 class WeightsSpec(Spec):
@@ -135,7 +136,9 @@ def load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec | None, called:
         with torch.random.fork_rng(devices=[]):  # a library may build a model of its own; ours stay as they are drawn
             return _load_(backbone, head, spec, called, modality)
     except MmclError as error:
-        raise MmclError(f"{place}: {error}") from None
+        kind = export_kind(Path(spec.source))
+        hint = f" This is an export as {kind}; take one of the same run with --format {OWN}, which holds its towers."
+        raise MmclError(f"{place}: {error}{hint if kind not in (None, OWN) else ''}") from None
 
 
 def _load_(backbone: Loadable, head: nn.Module, spec: WeightsSpec, called: str, modality: str) -> Loaded:
@@ -189,13 +192,12 @@ def is_run(path: Path) -> bool:
     return (path / "recipe.yaml").is_file() and not (path / "manifest.json").exists()
 
 
-def is_export(path: Path) -> bool:
-    """Whether a path is a run's export in mmcl's own format."""
+def export_kind(path: Path) -> str | None:
+    """The format in which a path is a run's export; None where it is none."""
     try:
-        kind = json.loads((path / "manifest.json").read_text()).get("kind")
+        return json.loads((path / "manifest.json").read_text()).get("kind")
     except (OSError, ValueError, AttributeError):
-        return False
-    return kind == "safetensors"
+        return None
 
 
 def _found(backbone: Loadable, spec: WeightsSpec, called: str, modality: str) -> Tensors:
@@ -203,7 +205,7 @@ def _found(backbone: Loadable, spec: WeightsSpec, called: str, modality: str) ->
     path = Path(spec.source)
     if is_run(path):
         return _plain(read_run(path).under(spec.prefix or f"towers.{modality}."), path)
-    if is_export(path):
+    if export_kind(path) == OWN:
         return read(path).under(spec.prefix or f"{modality}.")
     if spec.source == PRETRAINED:
         found = Tensors(f"{called} (its own)", backbone.pretrained(None))

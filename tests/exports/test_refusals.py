@@ -31,7 +31,11 @@ def untrained(clip_recipe: Make, tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.parametrize(
     ("format", "override", "told"),
     [
-        ("open_clip", "towers.text.causal=false", "towers.text: causal: false.*Any towers can be: .*safetensors"),
+        (
+            "open_clip",
+            "towers.text.causal=false",
+            "towers.text: causal: false.*Other formats: safetensors .any towers.,",
+        ),
         ("open_clip", "towers.image.head=mlp", "towers.image.head: CLIP projects by one matrix, and not by mlp"),
         ("open_clip", "towers.image.head={name: linear, bias: true}", "by one matrix, and not by linear"),
         ("open_clip", "towers.image.activation=quick_gelu", "quick_gelu in both towers, or in none"),
@@ -113,7 +117,13 @@ def test_adapters_become_weights(untrained: Callable[..., Path], tmp_path: Path)
     checkpoints.write(run / "checkpoints", 4, {"weights": weights}, state, keep=1)
     rows = torch.randint(0, 256, (4, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ours = mmcl.load(run, "cpu").embed_rows("image", rows)
-    for format in ("safetensors", "open_clip", "transformers"):
+    for format in ("safetensors", "open_clip", "transformers", "onnx"):
         mmcl.export(run, format, tmp_path / format)
         theirs = open_export(tmp_path / format, "cpu").embed_rows("image", rows)
         torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+
+
+def test_an_export_is_no_run(untrained: Callable[..., Path], tmp_path: Path) -> None:
+    mmcl.export(untrained(), "safetensors", tmp_path / "out")
+    with pytest.raises(MmclError, match="out is an export itself, as safetensors; export the run that it was made of"):
+        mmcl.export(tmp_path / "out", "open_clip", tmp_path / "again")

@@ -258,8 +258,9 @@ def test_files_that_hold_no_weights(tmp_path: Path, name: str) -> None:
         torch.save({"state_dict": {"a": 1}}, path)
     elif kind == "script":
         path.write_bytes(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
+    otherwise = "cannot be read as tensors alone|is damaged|is no file of weights"
     said = {"nothing": "is empty", "a": "read from .safetensors, .pt", "gone": "no file or folder",
-            "numbers": "holds no tensors"}.get(kind, "cannot be read as tensors alone|is damaged|is no file of weights")  # fmt: skip
+            "numbers": "holds no tensors"}.get(kind, otherwise)  # fmt: skip
     with pytest.raises(MmclError, match=rf"towers.vector.weights: .*({said})"):
         plain(str(path))
 
