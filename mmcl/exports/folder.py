@@ -57,7 +57,9 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
         try:
             written = FORMATS[format].write(source, folder)
         except MmclError as error:
-            others = ", ".join(f"{name} ({one.towers})" for name, one in FORMATS.items() if one.towers and name != format)
+            others = ", ".join(
+                f"{name} ({one.towers})" for name, one in FORMATS.items() if one.towers and name != format
+            )
             raise MmclError(f"{run} cannot be exported as {format}: {error} Other formats: {others}.") from None
         shutil.copyfile(source.run.path / "recipe.yaml", folder / "recipe.yaml")
         if (source.run.path / "assets").is_dir():

@@ -31,7 +31,11 @@ def untrained(clip_recipe: Make, tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.parametrize(
     ("format", "override", "told"),
     [
-        ("open_clip", "towers.text.causal=false", "towers.text: causal: false.*Other formats: safetensors .any towers.,"),
+        (
+            "open_clip",
+            "towers.text.causal=false",
+            "towers.text: causal: false.*Other formats: safetensors .any towers.,",
+        ),
         ("open_clip", "towers.image.head=mlp", "towers.image.head: CLIP projects by one matrix, and not by mlp"),
         ("open_clip", "towers.image.head={name: linear, bias: true}", "by one matrix, and not by linear"),
         ("open_clip", "towers.image.activation=quick_gelu", "quick_gelu in both towers, or in none"),
