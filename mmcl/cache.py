@@ -47,7 +47,7 @@ class Member:
     dtype: Dtype = "fp32"
     """Of the vectors."""
     tower: Mapping[str, Any] | None = None
-    """What a recipe says of the tower, for the manifest."""
+    """What a recipe says of the tower, or which model of a library it is of, for the manifest."""
 
 
 class Row(NamedTuple):

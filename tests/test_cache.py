@@ -182,3 +182,21 @@ def test_what_cannot_be_added_is_refused(tmp_path: Path, encoder: Encoder, membe
     write_shards([{"__key__": "0", "txt": "a", "txt.npy": np.ones(2)}, {"__key__": "1", "png": b"x"}], tmp_path / "in")
     with pytest.raises(MmclError, match=message):
         add_embeddings(encoder, source(tmp_path / "in"), tmp_path / "out", member)
+
+
+def test_models_of_libraries_embed_too(tmp_path: Path, glyphs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "cached"
+    model = ["timm:test_vit", "--weights", "random", "--shards", str(glyphs.test), "--out", str(out)]
+    with pytest.raises(SystemExit):
+        cli.main(["data", "add-embeddings", *model, "--modality", "image"])
+    assert "no recipe that says where image lies: say it, as in --modality image=jpg" in capsys.readouterr().err
+    cli.main(["data", "add-embeddings", *model, "--modality", "image=png"])
+    made_by = json.loads((out / "manifest.json").read_text())["embeddings"]
+    assert made_by["tower"] == {"model": "timm:test_vit", "weights": "random"}
+    assert made_by["width"] == 64
+    assert made_by["samples"] == 500
+    capsys.readouterr()
+    cli.main(["embed", *model[:-1], str(tmp_path / "emb"), "--modalities", "image=png,text=txt,other=npy"])
+    said = capsys.readouterr().err
+    assert "the model has no tower for text, which goes into the metadata as it is" in said
+    assert "the model has no tower for other, which is not read" in said

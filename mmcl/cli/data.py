@@ -133,12 +133,13 @@ def train_tokenizer(shards: str, /, *, out: Path, text: str = "txt", vocab_size:
 
 @app.command
 def add_embeddings(  # noqa: PLR0913 - they are its options
-    run: Path,
+    model: str,
     /,
     *,
     shards: str,
     out: Path,
     modality: str,
+    weights: str | None = None,
     as_: Annotated[str | None, Parameter(name="--as")] = None,
     of: Literal["backbone", "tower"] = "backbone",
     dtype: Literal["fp16", "fp32"] = "fp32",
@@ -150,10 +151,12 @@ def add_embeddings(  # noqa: PLR0913 - they are its options
     A recipe reads them with `modalities: {text: text.npy}` and the tower `{name: vector, width: W, head: linear}`.
 
     Args:
-        run: a run folder.
+        model: a run folder, an export, or a model of a library: open_clip:NAME, transformers:FOLDER, timm:NAME.
         shards: files: braces, globs, folders.
         out: folder to make. A call that was interrupted goes on there.
-        modality: whose tower embeds, as in text; or text=json:caption, where it does not lie as the run's recipe says.
+        modality: whose tower embeds, and where it lies in the shards, as in text=json:caption; of a run or an export
+            just text, where it lies as the recipe says.
+        weights: of a model of a library: a file, a folder, a tag, `pretrained` or `random`.
         as_: name of the new member; MODALITY.npy unless told.
         of: vectors of the backbone, or of the whole tower, head included.
         dtype: of the vectors.
@@ -163,16 +166,23 @@ def add_embeddings(  # noqa: PLR0913 - they are its options
     import mmcl
     from mmcl.cache import Member
     from mmcl.cache import add_embeddings as add
+    from mmcl.data import Source
     from mmcl.runs import Run
 
     name, _, where = modality.partition("=")
-    recipe = Run(run).recipe()
-    source = recipe.data.sources[0]
-    modalities = {**source.modalities, **({name: where} if where else {})}
-    source = source.model_copy(update={"shards": shards, "modalities": modalities})
-    tower = recipe.towers[name].model_dump(mode="json") if name in recipe.towers else None
+    encoder = mmcl.load(model, weights=weights)
+    if (Path(model) / "recipe.yaml").is_file():
+        recipe = Run(Path(model)).recipe()
+        source = recipe.data.sources[0]
+        modalities = {**source.modalities, **({name: where} if where else {})}
+        source = source.model_copy(update={"shards": shards, "modalities": modalities})
+        tower = recipe.towers[name].model_dump(mode="json") if name in recipe.towers else None
+    elif where:
+        source, tower = Source(shards=shards, modalities={name: where}), {"model": model, "weights": weights}
+    else:
+        raise MmclError(f"{model} has no recipe that says where {name} lies: say it, as in --modality image=jpg.")
     member = Member(as_ or f"{name}.npy", name, of, dtype, tower)
-    manifest = add(mmcl.load(run), source, out, member, batch_size=batch_size, workers=workers)
+    manifest = add(encoder, source, out, member, batch_size=batch_size, workers=workers)
     made = manifest["embeddings"]
     for reason, count in made["bad"].items():
         print(f"{count:>12,}  without a vector: {reason}", file=sys.stderr)

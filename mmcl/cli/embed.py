@@ -31,6 +31,7 @@ def embed(
 
     import mmcl
     from mmcl.data import Source
+    from mmcl.data.source import Selector
     from mmcl.embed import embed_shards
     from mmcl.runs import Run
 
@@ -43,6 +44,10 @@ def embed(
         raise mmcl.MmclError(
             f"{model} has no recipe that says what the shards hold: say --modalities image=jpg,text=txt."
         )
+    for name, place in source.modalities.items():
+        if name not in encoder.modalities:
+            kept = "goes into the metadata as it is" if Selector.parse(place, name).is_text else "is not read"
+            print(f"note: the model has no tower for {name}, which {kept}.", file=sys.stderr)
     manifest = embed_shards(encoder, source, out, part_size=part_size, batch_size=batch_size, workers=workers)
     said = f"{manifest['samples']:,} samples, {', '.join(manifest['modalities'])}, {manifest['dim']} numbers each"
     print(f"{said}; {len(manifest['bad_samples'])} bad: {out}", file=sys.stderr)

@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cyclopts import App
@@ -28,13 +28,20 @@ def towers() -> None:
 
 @app.command
 def show(name: str, /) -> None:
-    """Print what a family of encoders is for, its keys with their defaults, and the keys that any tower may have.
+    """Print what a family of encoders, a head or a policy is for, and its keys with their defaults.
 
     Args:
         name: as `mmcl towers` lists it.
     """
-    from mmcl.towers import TOWERS, TowerSpec
+    from mmcl.towers import HEADS, POLICIES, TOWERS, TowerSpec
 
+    for key, registry in (("head", HEADS), ("policy", POLICIES)):
+        if name in registry.offered() and name not in TOWERS.offered():
+            part = registry.spec_of(name)
+            about, said = _parts(inspect.getdoc(registry.classes[name]) or "")
+            print(about)
+            _print_keys(f"Keys of {{{key}: {{name: {name}}}}}:", part, _own(part, registry.base), said)
+            return
     spec = TOWERS.spec_of(name)
     about, said = _parts(inspect.getdoc(TOWERS.classes[name]) or "")
     print(about)
@@ -74,10 +81,10 @@ def _said(spec: type) -> dict[str, str]:
     }
 
 
-def _print_keys(title: str, spec: Any, keys: Iterable[str], said: Mapping[str, str]) -> None:
+def _print_keys(title: str, spec: Any, keys: Sequence[str], said: Mapping[str, str]) -> None:
     from mmcl.registry import Part, Spec
 
-    print(f"\n{title}")
+    print(f"\n{title}" if keys else f"\n{title} none")
     for key in keys:
         field = spec.model_fields[key]
         value = field.default.name if isinstance(field.default, Part) else field.default

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmcl.errors import MmclError
 from mmcl.towers.policies import POLICIES, Factor, Policy, Step, refuse_without_weights
 
+M = TypeVar("M", bound=nn.Module)
 DEFAULTS = (  # attention's own projections, as each library calls them
     *("attn.qkv", "attn.proj"),  # timm
     *("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "c_attn", "Wqkv"),  # transformers
@@ -127,7 +128,7 @@ def _there(names: set[str]) -> str:
     return f"Layers end with: {', '.join(ends)}."
 
 
-def merged(module: nn.Module) -> nn.Module:
+def merged(module: M) -> M:
     """A copy in which all adapters are added to the weights beside them, and gone.
 
     Args:

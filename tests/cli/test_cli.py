@@ -144,6 +144,11 @@ def test_towers_are_listed_and_shown_with_every_key_and_what_it_is(capsys: pytes
     shown = capsys.readouterr().out
     assert "width (needed): numbers of a vector." in shown
     assert "normalize [false]: " in shown
+    for name, keys in (("mlp", {"hidden", "dropout", "bias"}), ("frozen", set[str]())):
+        main(["towers", "show", name])
+        about, own = re.split(r"^Keys of .*:", capsys.readouterr().out, flags=re.MULTILINE)
+        assert "Use when:" in about
+        assert set(re.findall(r"^  (\w+)(?: \[.*?\])?: \w", own, re.MULTILINE)) == keys
     assert "no tower is called 'vectr'; did you mean 'vector'?" in fails(capsys, "towers", "show", "vectr")
 
 

@@ -294,6 +294,15 @@ def test_a_folder_must_hold_one_model(tmp_path: Path) -> None:
         plain(str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["onnx", "sentence_transformers"])
+def test_an_export_that_a_tower_cannot_read_is_told(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"kind": kind}))
+    if kind != "onnx":
+        file(tmp_path / "model.safetensors", {"image.backbone.one.weight": torch.zeros(3, 4)})
+    with pytest.raises(MmclError, match=f"This is an export as {kind}; take one .* --format safetensors"):
+        plain(str(tmp_path))
+
+
 def test_what_a_recipe_says_is_checked_and_kept() -> None:
     said = TOWERS.check({"name": "plain", "weights": {"from": "x.pt", "prefix": "a."}})
     assert said.model_dump(mode="json")["weights"] == {"from": "x.pt", "partial": False, "prefix": "a."}
