@@ -25,11 +25,14 @@ demo: .venv/installed
 	$(BIN)/mmcl train glyphs/clip_tiny run=$(RUN)
 	$(BIN)/mmcl embed $(RUN) --shards $(DATA)/glyphs/test --out embeddings/demo
 
+# Two processes of one thread each: more threads of torch on two cores are slower.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: .venv/tested
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/tested
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(PYTEST) -m slow
 
 check: .venv/tested
 	$(BIN)/ruff format --check .
