@@ -218,7 +218,7 @@ def test_policies_without_an_effect_are_refused(overrides: list[str], message: s
 def test_towers_of_which_nothing_learns_are_refused(
     tmp_path: Path, tiny: Callable[..., Recipe], policy: str, message: str
 ) -> None:
-    standing = [f"towers.{m}.policy={policy}" for m in ("image", "text")]
+    standing = [f"towers.{m}.{said}" for m in ("image", "text") for said in (f"policy={policy}", "weights=random")]
     for heads in ([], ["dim=32", "towers.image.head=none", "towers.text.head=none"]):
         with pytest.raises(MmclError, match=message):
             trainer(tiny(tmp_path / "run", *standing, *heads))
