@@ -258,6 +258,7 @@ def test_a_frozen_teacher_takes_part_in_three_towers(tmp_path: Path, glyphs: Any
         **content["towers"]["image"],
         "head": {"name": "none"},
         "policy": {"name": "frozen"},
+        "weights": "random",
     }
     content["towers"]["teacher"]["width"] = content["dim"]
     content["data"]["train"]["modalities"]["teacher"] = "png"
