@@ -1,18 +1,16 @@
 """Vectors of a frozen tower beside the samples that they are of, so that training reads them instead of making them."""
 
-import hashlib
 import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from webdataset.writer import TarWriter
 
 from mmcl.data import Source, Stream
 from mmcl.data.encode import encode
@@ -20,7 +18,7 @@ from mmcl.data.index import scan, write_index
 from mmcl.data.shards import MANIFEST, find_shards, indexed
 from mmcl.data.source import Selector
 from mmcl.data.store import Shard, ShardSet
-from mmcl.data.write import FORMAT, PARTIAL, SHARDS, claimed
+from mmcl.data.write import FORMAT, PARTIAL, SHARDS, HashedTar, claimed
 from mmcl.embed import weights_digest
 from mmcl.errors import MmclError
 from mmcl.files import replacing, write_json
@@ -218,9 +216,8 @@ def _write(path: Path, shard: Shard, rows: Iterator[Row], member: str) -> dict[s
     """One shard, whole or not at all, and its index."""
     bad = [{"shard": shard.url, "key": key, "reason": reason} for key, reason in shard.index.problems]
     with replacing(path) as file:
-        hashed = _Hashed(file)
-        # as in `mmcl.data.write`: equal samples make equal bytes
-        with TarWriter(cast(BinaryIO, hashed), encoder=False, mtime=0, format="PAX_FORMAT") as writer:
+        hashed = HashedTar(file)
+        with hashed.writer() as writer:
             for key, members in encode(_samples(shard, rows, member, bad)):
                 writer.write({"__key__": key, **members})
     index = scan(path)
@@ -254,15 +251,3 @@ def _samples(shard: Shard, rows: Iterator[Row], member: str, bad: list[dict[str,
             np.save(content, row.vector)
             members[member] = content.getvalue()
         yield {"__key__": row.key, **members}
-
-
-class _Hashed:
-    """A file whose content is summed up while it is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256, self.size = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.size += len(data)
-        return self.file.write(data)

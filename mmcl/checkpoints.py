@@ -1,6 +1,5 @@
 """Folders of tensors and a little JSON that are either whole or not there."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmcl.files import replacing_folder
+from mmcl.files import replacing_folder, sha256_of
 
 FORMAT = 1
 _log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def write(
         for name, tensors in files.items():
             save_tensors(tensors, partial / f"{name}.safetensors")
         (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
-        sums = {path.name: _sum(path) for path in sorted(partial.iterdir())}
+        sums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
         (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
     older = [path for path in _listed(folder) if path < final]
     newer = [path for path in _listed(folder) if path > final]  # of a future that was damaged and did not happen
@@ -74,7 +73,7 @@ def latest(folder: Path) -> Checkpoint | None:
     for path in reversed(_listed(folder)):
         try:
             sums = json.loads((path / "checksums.json").read_text())
-            whole = all(_sum(path / name) == expected for name, expected in sums.items())
+            whole = all(sha256_of(path / name) == expected for name, expected in sums.items())
             if whole:
                 return Checkpoint(path, json.loads((path / "state.json").read_text()))
         except (OSError, ValueError):
@@ -85,8 +84,3 @@ def latest(folder: Path) -> Checkpoint | None:
 
 def _listed(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """Files and folders that are either whole or not there, whatever instant a process dies at."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +28,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Checksum of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

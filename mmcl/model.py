@@ -143,7 +143,7 @@ class Encoder:
     """
 
     def __init__(self, model: MultiTower, device: torch.device | None = None, batch_size: int = 256) -> None:
-        self.device = device or next(model.parameters()).device
+        self.device = device or next(model.parameters(), torch.empty(0)).device
         self.model = model.to(self.device)
         self.batch_size = batch_size
         self.transforms = model.transforms(train=False)

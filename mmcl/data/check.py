@@ -20,6 +20,7 @@ from mmcl.data.shards import Listed, find_shards, indexed
 from mmcl.data.source import IMAGES, SOUNDS, TEXTS, Selector, Source
 from mmcl.data.store import ShardSet
 from mmcl.errors import MmclError
+from mmcl.files import sha256_of
 from mmcl.media import Picture, Sound
 from mmcl.types import Bad, Transform
 
@@ -85,7 +86,7 @@ def check_shard(source: Source, listed: Listed) -> ShardReport:
     reader = Reader([every], [0], 0, measures)
     index = shard.index
     report = ShardReport(samples=len(shard), bad=[Bad(shard.url, key, "", why) for key, why in index.problems])
-    if listed.sha256 and not is_remote(listed.url) and _sha256(listed.url) != listed.sha256.lower():
+    if listed.sha256 and not is_remote(listed.url) and sha256_of(listed.url) != listed.sha256.lower():
         report.bad.append(Bad(shard.url, "", "", f"its sha256 is not the one in {listed.said_by}"))
     counts = np.bincount(index.extension, minlength=len(index.extensions)).tolist()
     report.members.update(dict(zip(index.extensions, counts, strict=True)))
@@ -246,11 +247,6 @@ def _guarded(job: tuple[Source, Listed]) -> "ShardReport | str":
 
 def _hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _quantiles(rows: np.ndarray, quantities: Sequence[str]) -> dict[str, dict[str, float]]:

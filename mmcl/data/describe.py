@@ -1,6 +1,5 @@
 """Descriptions of folders of shards: an index beside every shard, and a manifest of all of them."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from mmcl.data.remote import is_remote
 from mmcl.data.shards import MANIFEST, find_shards, is_pipe
 from mmcl.data.write import FORMAT
 from mmcl.errors import MmclError
-from mmcl.files import write_json
+from mmcl.files import sha256_of, write_json
 
 
 def describe(shards: Sequence[str], sha256: bool = False, processes: int | None = None) -> dict[Path, str]:
@@ -62,8 +61,7 @@ def _describe_one(job: tuple[str, bool]) -> "dict[str, Any] | str":
         return str(error) if isinstance(error, MmclError) else f"{path} cannot be read: {error.strerror}"
     said = {"name": path.name, "samples": len(index), "bytes": path.stat().st_size, "digest": index.digest}
     if sha256:
-        with path.open("rb") as file:
-            said["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        said["sha256"] = sha256_of(path)
     return said
 
 

@@ -142,7 +142,7 @@ class _Writer:
         path = self.out / f"{len(self.shards):05d}.tar"
         there = path.exists()
         with path.open("rb") if there else replacing(path) as file:
-            tar = _Tar(file, there)
+            tar = HashedTar(file, there)
             keys = self._fill(tar, samples, path)
             self._refuse_repeated(keys)
         index = scan(path)
@@ -159,10 +159,9 @@ class _Writer:
             }
         )
 
-    def _fill(self, tar: "_Tar", samples: Iterator[Encoded], path: Path) -> list[str]:
+    def _fill(self, tar: "HashedTar", samples: Iterator[Encoded], path: Path) -> list[str]:
         starts: dict[str, int] = {}
-        # mtime: the current time would give every copy another checksum; PAX: plain ustar, and room for long names
-        with TarWriter(cast(BinaryIO, tar), encoder=False, mtime=0, format="PAX_FORMAT") as writer:
+        with tar.writer() as writer:
             for key, members in samples:
                 if key in starts:
                     raise MmclError(f"sample {key!r} comes twice; a key must be the only one of the data set.")
@@ -188,15 +187,16 @@ class _Writer:
                     )
 
 
-class _Tar:
+class HashedTar:
     """The file of a shard: a new one, which is written, or one that is there, which is compared."""
 
-    def __init__(self, file: BinaryIO, there: bool) -> None:
+    def __init__(self, file: BinaryIO, there: bool = False) -> None:
         self.file, self.there = file, there
         self.sha256, self.size = hashlib.sha256(), 0
         self.differs_at: int | None = None
 
     def write(self, data: bytes) -> int:
+        """Take bytes, and sum them up."""
         if not self.there:
             self.file.write(data)
         elif self.differs_at is None and (have := self.file.read(len(data))) != data:
@@ -205,6 +205,11 @@ class _Tar:
         self.sha256.update(data)
         self.size += len(data)
         return len(data)
+
+    def writer(self) -> TarWriter:
+        """Writes samples: equal ones make equal bytes."""
+        # mtime: the current time would give every copy another checksum; PAX: plain ustar, and room for long names
+        return TarWriter(cast(BinaryIO, self), encoder=False, mtime=0, format="PAX_FORMAT")
 
     def end(self) -> None:
         """All has been written."""

@@ -31,6 +31,15 @@ class LogitScale(NamedTuple):
     bias: float | None
     note: str
 
+    def without_bias(self, model: str) -> list[str]:
+        """What to say where a class of models has no bias."""
+        if self.bias is None:
+            return []
+        return [
+            f"The bias of the sigmoid's logits, {self.bias:.4f}, is not in this export: {model} has none. It moves all "
+            "logits alike, so no ranking depends on it."
+        ]
+
 
 class Source:
     """A run to be exported: its recipe, and the model that `mmcl.load` makes of it.
@@ -80,13 +89,18 @@ class Source:
         return [those[0] for those in found.values()]
 
     @cached_property
+    def checkpoint(self) -> checkpoints.Checkpoint:
+        """The newest whole one, which the model came from."""
+        checkpoint = checkpoints.latest(self.run.checkpoints)
+        assert checkpoint is not None
+        return checkpoint
+
+    @cached_property
     def objective(self) -> Objective:
         """The objective as the newest whole checkpoint has it."""
-        checkpoint = checkpoints.latest(self.run.checkpoints)
-        assert checkpoint is not None  # the model came from it
         with torch.random.fork_rng():
             made = Objective(self.recipe.objective, self.recipe.dim)
-        own = {k: t for k, t in checkpoint.tensors("weights").items() if k.startswith("objective.")}
+        own = {k: t for k, t in self.checkpoint.tensors("weights").items() if k.startswith("objective.")}
         made.load_state_dict({k.removeprefix("objective."): t for k, t in own.items()})
         return made
 

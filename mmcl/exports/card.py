@@ -8,7 +8,6 @@ from typing import Any
 
 import jinja2
 
-from mmcl import checkpoints
 from mmcl.exports.base import Source, Written
 from mmcl.media import AudioTransform
 from mmcl.recipe import dump_yaml
@@ -44,8 +43,7 @@ def write_card(source: Source, kind: str, written: Written, folder: Path) -> Non
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"))
     kinds = {m: source.encoder.takes(m) for m in written.modalities}
-    recipe, data, checkpoint = source.recipe, source.recipe.data, checkpoints.latest(source.run.checkpoints)
-    assert checkpoint is not None  # the model came from it
+    recipe, data, checkpoint = source.recipe, source.recipe.data, source.checkpoint
     trained = json.loads((source.run.path / "environment.json").read_text())["packages"]
     page = template.render(
         name=source.run.path.resolve().name,

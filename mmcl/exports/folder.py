@@ -1,6 +1,5 @@
 """The folder of an export: whole or not there, with a manifest and a card."""
 
-import hashlib
 import json
 import shutil
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from mmcl.errors import MmclError, did_you_mean
 from mmcl.exports import onnx, open_clip, safetensors, sentence_transformers, transformers
 from mmcl.exports.base import Format, Source
 from mmcl.exports.card import write_card
-from mmcl.files import replacing_folder, write_json
+from mmcl.files import replacing_folder, sha256_of, write_json
 from mmcl.model import Encoder, MultiTower
 from mmcl.runs import computing
 
@@ -76,7 +75,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
             "dim": model.dim,
             "run": source.run.path.resolve().name,
             "mmcl": version("mmcl"),
-            "files": {name: _sum(folder / name) for name in _files(folder)},
+            "files": {name: sha256_of(folder / name) for name in _files(folder)},
         }
         write_json(folder / MANIFEST, manifest)
     return manifest
@@ -104,7 +103,7 @@ def open_export(path: str | Path, device: str | torch.device | None = None) -> E
     if manifest["format"] > FORMAT or manifest["kind"] not in FORMATS:
         raise MmclError(f"{path} was exported by mmcl {manifest['mmcl']}, as what this one does not know; update mmcl.")
     for name, expected in manifest["files"].items():
-        if not (folder / name).is_file() or _sum(folder / name) != expected:
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
             raise MmclError(f"{path}: {name} is not what was exported; export the run once more.")
     encoder = FORMATS[manifest["kind"]].opened(folder, manifest)
     return Encoder(encoder.model, computing(device))
@@ -131,7 +130,7 @@ def save_again(folder: Path, out: Path, encoder: Encoder) -> None:
             shutil.copyfile(folder / name, out / name)
     safetensors.save(encoder.model, out)
     files = [n for n in _files(out) if n in ("recipe.yaml", safetensors.WEIGHTS) or n.startswith("assets/")]
-    sums = {name: _sum(out / name) for name in files}
+    sums = {name: sha256_of(out / name) for name in files}
     write_json(out / MANIFEST, manifest | {"model": weights_digest(encoder), "files": sums})
 
 
@@ -163,8 +162,3 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """ONNX: one graph a tower, from the rows that its transform makes to unit vectors, for runtimes without torch."""
 
-import hashlib
 import json
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from mmcl.errors import MmclError
 from mmcl.exports.base import Source, Written
 from mmcl.exports.examples import TOLERANCE, examples
+from mmcl.files import sha256_of
 from mmcl.model import Encoder, MultiTower
 from mmcl.runs import Run
 from mmcl.towers import POLICIES, Backbone, Tower
@@ -103,7 +103,7 @@ class Graph(Backbone):
         self.takes = tower.takes  # pyright: ignore[reportAttributeAccessIssue]
         self.width, self.modality, self.tower_transform = dim, modality, tower.transform
         self.session = _session(path)
-        digest = hashlib.sha256(path.read_bytes()).digest()
+        digest = bytes.fromhex(sha256_of(path))
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))  # so that its weights are known
 
     def transform(self, train: bool) -> Transform:

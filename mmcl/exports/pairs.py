@@ -190,12 +190,7 @@ def _scales(source: Source, pair: Pair) -> tuple[dict[str, Tensor], list[str]]:
             "logit_scale": torch.tensor([scale.log_scale]),
             "logit_bias": torch.tensor([scale.bias or 0.0]),
         }, notes
-    if scale.bias is not None:
-        notes.append(
-            f"The bias of the sigmoid's logits, {scale.bias:.4f}, is not in this export: {pair.model} has none. It "
-            "moves all logits alike, so no ranking depends on it."
-        )
-    return {"logit_scale": torch.tensor(scale.log_scale)}, notes
+    return {"logit_scale": torch.tensor(scale.log_scale)}, [*notes, *scale.without_bias(pair.model)]
 
 
 def _seen(model: Any, pair: Pair, backbone: Any, rows: Tensor) -> Tensor:

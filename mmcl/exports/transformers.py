@@ -91,12 +91,7 @@ def _as_clip(source: Source, folder: Path) -> Written:
         )
     if not clip.shown.fit.floor:
         notes.append("Where half a pixel is left over, transformers cuts a picture at the lower one.")
-    if clip.logit_scale.bias is not None:
-        notes.append(
-            f"The bias of the sigmoid's logits, {clip.logit_scale.bias:.4f}, is not in this export: CLIPModel has "
-            "none. It moves all logits alike, so no ranking depends on it."
-        )
-    return Written(clip.modalities, tuple(notes))
+    return Written(clip.modalities, (*notes, *clip.logit_scale.without_bias("CLIPModel")))
 
 
 def _check(clip: Clip) -> None:

@@ -222,7 +222,8 @@ class TowerSpec(Part):
         assert isinstance(backbone, Backbone)
         own = own and backbone.projects
         head = None if own else (self.head.build() if self.head else Linear()).between(backbone.width, dim)
-        if load and self.policy.build().keeps and self.weights is None and not backbone.named:
+        policy = self.policy.build()
+        if load and policy.keeps and self.weights is None and not backbone.named:
             raise MmclError(
                 f"towers.{modality}.weights: a backbone that is {self.policy.name} stays as it begins, and nothing is "
                 "said of its weights; name a file, a run or a tag, or say `random` if you mean it."
@@ -230,7 +231,7 @@ class TowerSpec(Part):
         loaded = load_(backbone, head or nn.Identity(), self.weights, self._called, modality) if load else None
         if self.gradient_checkpointing:
             backbone.recompute_()
-        tower = Tower(backbone, head, self.policy.build())
+        tower = Tower(backbone, head, policy)
         tower.loaded = loaded
         return tower
 

@@ -71,7 +71,7 @@ class Linear(Head):
 
 
 @HEADS.register("norm_linear")
-class NormLinear(Head):
+class NormLinear(Linear):
     r"""Layer normalisation, then one matrix.
 
     .. math:: z = W \, \mathrm{LayerNorm}(x) \; (+ b)
@@ -84,12 +84,9 @@ class NormLinear(Head):
         bias: add a vector.
     """
 
-    def __init__(self, bias: bool = False) -> None:
-        self.bias = bias
-
     def between(self, width: int, dim: int) -> nn.Module:
         """Both."""
-        return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim, bias=self.bias))
+        return nn.Sequential(nn.LayerNorm(width), super().between(width, dim))
 
 
 @HEADS.register("mlp")

@@ -1,6 +1,5 @@
 """Tensors by name, from the files that libraries and runs leave behind. Nothing in a file is ever executed."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from mmcl import checkpoints
 from mmcl.errors import MmclError
+from mmcl.files import sha256_of
 
 TORCH = (b"PK", b"\x80")  # what files of torch begin with, new and old
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -48,17 +48,7 @@ class Tensors:
 
     def described(self) -> list[dict[str, Any]]:
         """The files, each with its size and checksum."""
-        found = []
-        for path in self.files:
-            with path.open("rb") as file:
-                found.append(
-                    {
-                        "file": str(path),
-                        "bytes": path.stat().st_size,
-                        "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-                    }
-                )
-        return found
+        return [{"file": str(path), "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in self.files]
 
 
 def few(names: list[str], most: int = 5) -> str:

@@ -94,3 +94,10 @@ def accuracy(images: torch.Tensor, classes: torch.Tensor, labels: list[int]) -> 
     """Of the nearest class."""
     found = (images @ classes.T).argmax(1)
     return (found == torch.tensor(labels)).float().mean().item()
+
+
+def compare(again: Encoder, encoder: Encoder, seen: Seen, exactly: bool = False) -> None:
+    """Hold what was opened again to the run's vectors of texts and pictures."""
+    for modality, values in (("text", TEXTS), ("image", seen.pictures[:8])):
+        theirs, ours = (one.embed(modality, values) for one in (again, encoder))
+        torch.testing.assert_close(theirs, ours, atol=0 if exactly else 1e-5, rtol=0)

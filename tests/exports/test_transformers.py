@@ -15,7 +15,7 @@ from mmcl.model import Encoder
 from mmcl.recipe import Recipe
 from mmcl.runs import build_model
 from mmcl.towers.clip_names import packed, split
-from tests.exports.conftest import TEXTS, Seen, accuracy, foreign
+from tests.exports.conftest import TEXTS, Seen, accuracy, compare, foreign
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +56,11 @@ def test_zero_shot_accuracy_is_equal(opened: tuple[Any, Any], encoder: Encoder, 
 
 
 def test_it_comes_back(folder: Path, encoder: Encoder, seen: Seen) -> None:
-    again = open_export(folder, "cpu")
-    assert torch.equal(again.embed("text", TEXTS), encoder.embed("text", TEXTS))
-    assert torch.equal(again.embed("image", seen.pictures[:8]), encoder.embed("image", seen.pictures[:8]))
+    compare(open_export(folder, "cpu"), encoder, seen, exactly=True)
 
 
 def test_it_is_a_folder_of_transformers(folder: Path, encoder: Encoder, seen: Seen, tmp_path: Path) -> None:
-    again = mmcl.load(foreign(folder, tmp_path), "cpu")
-    torch.testing.assert_close(again.embed("text", TEXTS), encoder.embed("text", TEXTS), atol=1e-5, rtol=0)
-    ours, theirs = (one.embed("image", seen.pictures[:8]) for one in (encoder, again))
-    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+    compare(mmcl.load(foreign(folder, tmp_path), "cpu"), encoder, seen)
 
 
 def test_a_run_begins_with_a_clip_of_transformers(
@@ -73,8 +68,7 @@ def test_a_run_begins_with_a_clip_of_transformers(
 ) -> None:
     towers = [f"towers.{m}.weights={folder}" for m in ("image", "text")]
     begun = Encoder(build_model(clip_recipe(tmp_path / "run", *towers)).eval(), torch.device("cpu"))
-    assert torch.equal(begun.embed("text", TEXTS), encoder.embed("text", TEXTS))
-    assert torch.equal(begun.embed("image", seen.pictures[:8]), encoder.embed("image", seen.pictures[:8]))
+    compare(begun, encoder, seen, exactly=True)
 
 
 def test_names_go_there_and_back(encoder: Encoder) -> None:
