@@ -134,6 +134,8 @@ class Written:
     """What the card should say of this export: what was left out, what differs."""
     padding: bool | str = True
     """What its texts are padded to, where transformers' tokenizer is asked."""
+    needs_mmcl: bool = False
+    """Whether sentence-transformers opens it by a module of mmcl's."""
 
 
 class Format(NamedTuple):
@@ -149,21 +151,26 @@ class Format(NamedTuple):
     """Which towers it holds, where it may hold what another format refuses."""
 
 
+def plain(recipe: Recipe, modality: str) -> Tower:
+    """A tower of a recipe without its policy (LoRA), with random weights, in evaluation mode."""
+    part = recipe.towers[modality].model_copy(update={"policy": POLICIES.check("trained")})
+    with torch.random.fork_rng():
+        return part.build(dim=recipe.dim, modality=modality, load=False).eval()
+
+
 def built(folder: Path, modalities: Sequence[str], states: dict[str, dict[str, Tensor]]) -> Encoder:
     """Towers of an export's recipe, with weights under the towers' own names and without their policies.
 
     Raises:
         MmclError: weights and towers do not match.
     """
-    recipe, towers = Run(folder).recipe(), {}
-    with torch.random.fork_rng():
-        for m in modalities:
-            plain = recipe.towers[m].model_copy(update={"policy": POLICIES.check("trained")})
-            towers[m] = plain.build(dim=recipe.dim, modality=m, load=False)
-            try:
-                towers[m].load_state_dict(states[m])
-            except RuntimeError as error:
-                raise MmclError(f"{folder}: the weights of {m} are not those of its recipe: {error}") from None
+    recipe = Run(folder).recipe()
+    towers = {m: plain(recipe, m) for m in modalities}
+    for m, tower in towers.items():
+        try:
+            tower.load_state_dict(states[m])
+        except RuntimeError as error:
+            raise MmclError(f"{folder}: the weights of {m} are not those of its recipe: {error}") from None
     return Encoder(MultiTower(towers, recipe.dim).eval(), torch.device("cpu"))
 
 

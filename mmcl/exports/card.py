@@ -54,6 +54,7 @@ def write_card(source: Source, kind: str, written: Written, folder: Path) -> Non
         values=VALUES,
         dim=source.encoder.dim,
         notes=written.notes,
+        needs_mmcl=written.needs_mmcl,
         padding=json.dumps(written.padding).replace("true", "True"),
         towers=[_tower(source, m) for m in written.modalities],
         prepared=[f"{m}: {_prepared(source, m)}" for m in written.modalities],

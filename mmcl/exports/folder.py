@@ -24,7 +24,7 @@ FORMATS: dict[str, Format] = {
     "transformers": Format("transformers", transformers.write, transformers.opened),
     "safetensors": Format("mmcl itself", safetensors.write, safetensors.opened, towers="any towers"),
     "sentence_transformers": Format(
-        "sentence-transformers, with mmcl beside it",
+        "sentence-transformers, without mmcl where its own modules can hold the towers",
         sentence_transformers.write,
         sentence_transformers.opened,
         towers="texts, pictures, sounds",

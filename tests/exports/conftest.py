@@ -1,13 +1,15 @@
 """Runs to export, trained once, and what is compared."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from PIL import Image
 
 import mmcl
@@ -15,8 +17,10 @@ from mmcl import checkpoints, workflow
 from mmcl.data import Source, Stream
 from mmcl.losses import Objective
 from mmcl.model import Encoder
-from mmcl.recipe import Recipe
+from mmcl.recipe import Recipe, load_recipe
 from mmcl.runs import Run, build_model, create
+from tests.towers import libraries, tiny_texts
+from tests.towers.test_transformers_audio import EXTRACTOR, HTSAT
 
 AS_CLIP = (
     "towers.image.pool=tok",
@@ -25,6 +29,12 @@ AS_CLIP = (
     "towers.text.causal=true",
 )
 TEXTS = ["cat", "LATIN SMALL LETTER A WITH GRAVE", "  two  spaces ", "", "日本語のテキスト", "</s> <pad>", "x" * 300]
+
+DIM = 24
+WORDS = ["a cat", "two red boats on the sea", "dog", "the unknown of the sea"]
+SIZES = ((40, 60, 3), (20, 30, 3), (60, 40, 3))  # of which no half pixel is left over, which libraries cut differently
+PICTURES = [Image.fromarray(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)) for size in SIZES]
+Make = Callable[..., Path]
 
 
 class Seen(NamedTuple):
@@ -101,3 +111,53 @@ def compare(again: Encoder, encoder: Encoder, seen: Seen, exactly: bool = False)
     for modality, values in (("text", TEXTS), ("image", seen.pictures[:8])):
         theirs, ours = (one.embed(modality, values) for one in (again, encoder))
         torch.testing.assert_close(theirs, ours, atol=0 if exactly else 1e-5, rtol=0)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Make:
+    """A run of such towers."""
+
+    def make(dim: int = DIM, objective: Any = "clip", **towers: Any) -> Path:
+        content = {
+            "run": str(tmp_path / "run"),
+            "dim": dim,
+            "towers": towers,
+            "objective": objective,
+            "data": {
+                "train": {"shards": str(tmp_path), "modalities": {m: "txt" for m in towers}},
+                "batch_size": 8,
+            },
+            "schedule": "cosine",
+            "optimizer": {"name": "adamw", "lr": 1e-3},
+            "training": {"samples": 32},
+        }
+        (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+        return stored(load_recipe(tmp_path / "recipe.yaml"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A CLIP, a SigLIP and a CLAP of transformers."""
+    root = tmp_path_factory.mktemp("pairs")
+    size = {**tiny_texts.SMALL, "vocab_size": 24, "max_position_embeddings": 24, "bos_token_id": 1, "eos_token_id": 3}
+    clip = tf.CLIPConfig(text_config=size, vision_config=libraries.HF, projection_dim=20)
+    siglip = tf.SiglipConfig(text_config={**size, "projection_size": 32}, vision_config=libraries.HF)
+    clap = tf.ClapConfig(
+        text_config={**size, "max_position_embeddings": 26, "pad_token_id": 1}, audio_config=HTSAT, projection_dim=20
+    )
+    made = {}
+    for name, config, words, cls in (
+        ("clip", clip, tiny_texts.clip_like(), tf.CLIPModel),
+        ("siglip", siglip, tiny_texts.siglip_like(), tf.SiglipModel),
+        ("clap", clap, tiny_texts.roberta_like(), tf.ClapModel),
+    ):
+        torch.manual_seed(0)
+        libraries.stirred(cls(config)).save_pretrained(root / name)
+        words.save_pretrained(root / name)
+        made[name] = str(root / name)
+    libraries.PROCESSORS["clip"]().save_pretrained(root / "clip")
+    libraries.PROCESSORS["siglip"]().save_pretrained(root / "siglip")
+    tf.ClapFeatureExtractor(**EXTRACTOR, truncation="rand_trunc").save_pretrained(root / "clap")
+    return made

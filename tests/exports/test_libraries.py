@@ -1,7 +1,6 @@
 """Runs whose towers are models of libraries: the library opens the export, and finds the same vectors."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers as tf
-from PIL import Image
 
 import mmcl
 from mmcl.errors import MmclError
 from mmcl.exports import open_export
 from mmcl.model import Encoder
-from mmcl.recipe import load_recipe
 from mmcl.towers import train_sentencepiece
-from tests.exports.conftest import foreign, stored
+from tests.exports.conftest import DIM, PICTURES, WORDS, Make, foreign
 from tests.towers import libraries, tiny_texts
-from tests.towers.test_transformers_audio import EXTRACTOR, HTSAT
 
-DIM = 24
-WORDS = ["a cat", "two red boats on the sea", "dog", "the unknown of the sea"]
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-SIZES = ((40, 60, 3), (20, 30, 3), (60, 40, 3))  # of which no half pixel is left over, which libraries cut differently
-PICTURES = [Image.fromarray(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)) for size in SIZES]
-Make = Callable[..., Path]
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Make:
-    """A run of such towers."""
-
-    def make(dim: int = DIM, objective: Any = "clip", **towers: Any) -> Path:
-        content = {
-            "run": str(tmp_path / "run"),
-            "dim": dim,
-            "towers": towers,
-            "objective": objective,
-            "data": {
-                "train": {"shards": str(tmp_path), "modalities": {m: "txt" for m in towers}},
-                "batch_size": 8,
-            },
-            "schedule": "cosine",
-            "optimizer": {"name": "adamw", "lr": 1e-3},
-            "training": {"samples": 32},
-        }
-        (tmp_path / "recipe.yaml").write_text(json.dumps(content))
-        return stored(load_recipe(tmp_path / "recipe.yaml"))
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -65,32 +32,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     torch.save(libraries.stirred(open_clip.CLIP(**config)).state_dict(), folder / "open_clip_model.pth")
     return f"local-dir:{folder}"
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A CLIP, a SigLIP and a CLAP of transformers."""
-    root = tmp_path_factory.mktemp("pairs")
-    size = {**tiny_texts.SMALL, "vocab_size": 24, "max_position_embeddings": 24, "bos_token_id": 1, "eos_token_id": 3}
-    clip = tf.CLIPConfig(text_config=size, vision_config=libraries.HF, projection_dim=20)
-    siglip = tf.SiglipConfig(text_config={**size, "projection_size": 32}, vision_config=libraries.HF)
-    clap = tf.ClapConfig(
-        text_config={**size, "max_position_embeddings": 26, "pad_token_id": 1}, audio_config=HTSAT, projection_dim=20
-    )
-    made = {}
-    for name, config, words, cls in (
-        ("clip", clip, tiny_texts.clip_like(), tf.CLIPModel),
-        ("siglip", siglip, tiny_texts.siglip_like(), tf.SiglipModel),
-        ("clap", clap, tiny_texts.roberta_like(), tf.ClapModel),
-    ):
-        torch.manual_seed(0)
-        libraries.stirred(cls(config)).save_pretrained(root / name)
-        words.save_pretrained(root / name)
-        made[name] = str(root / name)
-    libraries.PROCESSORS["clip"]().save_pretrained(root / "clip")
-    libraries.PROCESSORS["siglip"]().save_pretrained(root / "siglip")
-    tf.ClapFeatureExtractor(**EXTRACTOR, truncation="rand_trunc").save_pretrained(root / "clap")
-    return made
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
