@@ -84,6 +84,8 @@ def add_embeddings(
     tower = encoder.model.tower(modality)
     if not member.name.endswith(".npy") or member.name.lower() != member.name or "/" in member.name:
         raise MmclError(f"a new member is called as in text.npy; got {member.name!r}.")
+    if member.of == "backbone" and tower.backbone.entire:
+        raise MmclError(f"of: the head is inside {modality}'s graph; take its vectors with the head: --of tower.")
     if modality not in source.modalities:
         raise MmclError(f"nothing says where {modality} lies in the samples; known: {', '.join(source.modalities)}.")
     only = {"modalities": {modality: source.modalities[modality]}, "optional": [], "extras": {}, "captions": "first"}

@@ -269,7 +269,8 @@ def _vector(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().cpu()
     try:
-        return torch.from_numpy(np.array(value))
+        given = np.array(value)
+        return torch.from_numpy(given.astype(given.dtype.newbyteorder("=")))  # torch has one order of bytes
     except (TypeError, ValueError):  # rows of several lengths, words
         raise BadSampleError(
             f"a vector is an array, a tensor or a list of numbers; got {type(value).__name__}"

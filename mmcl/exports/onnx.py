@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError
-from mmcl.exports.base import Source, Written
+from mmcl.exports.base import Source, Written, plain
 from mmcl.exports.examples import TOLERANCE, examples
 from mmcl.files import sha256_of
 from mmcl.model import Encoder, MultiTower
 from mmcl.runs import Run
-from mmcl.towers import POLICIES, Backbone, Tower
+from mmcl.towers import Backbone, Tower
 from mmcl.towers.lora import merged
 from mmcl.towers.preparation import preparation
 from mmcl.types import Transform
@@ -77,9 +77,8 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
     recipe, towers = Run(folder).recipe(), {}
     for m in manifest["modalities"]:
         with torch.device("meta"):
-            part = recipe.towers[m].model_copy(update={"policy": POLICIES.check("trained")})
-            plain = part.build(dim=recipe.dim, modality=m, load=False)
-        towers[m] = Tower(Graph(folder / f"{m}.onnx", m, plain, recipe.dim))
+            tower = plain(recipe, m)
+        towers[m] = Tower(Graph(folder / f"{m}.onnx", m, tower, recipe.dim))
     return Encoder(MultiTower(towers, recipe.dim).eval(), torch.device("cpu"))
 
 
@@ -97,6 +96,7 @@ class Graph(Backbone):
     """
 
     takes = "rows"
+    entire = True
 
     def __init__(self, path: Path, modality: str, tower: Tower, dim: int) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import transformers
@@ -22,7 +22,7 @@ from mmcl.towers.transformers_image import CLIP
 from mmcl.towers.transformers_models import quietly, read
 
 CONFIG = "router_config.json"
-POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken", "eos": "lasttoken"}
+POOLINGS: dict[str, Any] = {"mean": "mean", "cls": "cls", "last": "lasttoken", "eos": "lasttoken"}
 ACTIVATIONS = (nn.GELU, nn.ReLU)
 
 
@@ -30,7 +30,7 @@ class Route(NamedTuple):
     """A tower in sentence-transformers' parts; the modules are the tower's own."""
 
     model: PreTrainedModel
-    pooling: str | None
+    pooling: Literal["mean", "cls", "lasttoken"] | None
     """Over the tokens; None where the model itself makes a vector (`pooler_output`)."""
     after: list[nn.Module]
     """What follows: matrices, normalisations, activations."""
@@ -77,7 +77,7 @@ def routed(source: Source, folder: Path) -> tuple[Any, str]:
         raise MmclError("several text towers have prefixes of their own.")
     modules = {m: list(_modules(route, kinds[m], folder / m)) for m, route in routes.items()}
     several = [m for m, kind in kinds.items() if list(kinds.values()).count(kind) > 1]
-    ways = {(m, None): m for m in several} | {(None, kind): m for m, kind in kinds.items() if m not in several}
+    ways: Any = {(m, None): m for m in several} | {(None, kind): m for m, kind in kinds.items() if m not in several}
     return Router(modules, route_mappings=ways, allow_empty_key=False), "".join(prompts)
 
 
@@ -123,7 +123,7 @@ def _route(part: Any, tower: Tower, modality: str) -> Route:
     return Route(model, None if part.pool == "own" else POOLINGS[part.pool], after, tokenizer, part.prefix)
 
 
-def _of_tokens(backbone: Any, modality: str) -> str | None:
+def _of_tokens(backbone: Any, modality: str) -> Literal["mean", "cls"] | None:
     """How a picture's vector comes from its tokens; None where the model says it.
 
     Raises:
@@ -162,7 +162,7 @@ def _modules(route: Route, kind: str, folder: Path) -> Iterator[Any]:
         _whole(route.model).save_pretrained(folder)
         route.processor.save_pretrained(folder)
         output, name = route.output
-        config = {kind: {"method": "forward", "method_output_name": output}}
+        config: Any = {kind: {"method": "forward", "method_output_name": output}}
         yield Transformer(str(folder), modality_config=config, module_output_name=name)
     if route.pooling is not None:
         yield Pooling(route.model.config.hidden_size, route.pooling)

@@ -117,7 +117,9 @@ def _one_model(source: Source, folder: Path) -> tuple[Any, str, list[str]]:
     if getattr(part, "suffix", ""):
         raise MmclError(f"towers.{text}.suffix: sentence-transformers has prompts before texts only.")
     written = transformers.write(source, folder)
-    padding = {} if written.padding is True else {"processing_kwargs": {"text": {"padding": written.padding}}}
+    padding: dict[str, Any] = (
+        {} if written.padding is True else {"processing_kwargs": {"text": {"padding": written.padding}}}
+    )
     prefix = getattr(part, "prefix", "")
     notes = [note for note in written.notes if not prefix or prefix not in note]
     with quietly():

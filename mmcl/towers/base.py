@@ -45,6 +45,9 @@ class Backbone(nn.Module, ABC):
     """Whether it is a model that a library knows by name, so that its weights are a choice: a recipe says which, or
     asks for random ones."""
 
+    entire: ClassVar[bool] = False
+    """Whether the head is inside, so that there are no vectors before it."""
+
     width: int
     """Of the vectors that come out."""
 

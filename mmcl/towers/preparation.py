@@ -12,6 +12,9 @@ SPECIAL = ("vocab_size", *(f"{name}_id" for name in ("pad", "bos", "eos")))
 SPECIAL_OF_LIBRARIES = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep", "sot", "eot"))
 """What tokenizers of mmcl, and of libraries, say of themselves."""
 
+AROUND = ("prefix", "suffix")
+"""What a backbone says of every text."""
+
 
 def preparation(transform: Transform, backbone: Backbone) -> dict[str, Any]:
     """The transform's name and arguments, and what its backbone says of its input.
@@ -27,9 +30,10 @@ def preparation(transform: Transform, backbone: Backbone) -> dict[str, Any]:
         said["normalize"] = {"mean": list(backbone.preprocessing.mean), "std": list(backbone.preprocessing.std)}
     if isinstance(backbone, Hearing):
         said["mel"] = backbone.logmel.mel.model_dump(mode="json")
+    around = {key: text for key in AROUND if (text := getattr(backbone, key, ""))}
     tokenizer = getattr(backbone, "tokenizer", None)
     numbers = {key: getattr(tokenizer, key) for key in SPECIAL + SPECIAL_OF_LIBRARIES if hasattr(tokenizer, key)}
-    return said | ({"tokenizer": numbers} if numbers else {})
+    return said | around | ({"tokenizer": numbers} if numbers else {})
 
 
 def _plain(value: Any) -> Any:

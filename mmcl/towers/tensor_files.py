@@ -109,6 +109,8 @@ def read_run(path: Path) -> Tensors:
     """
     checkpoint = checkpoints.latest(path / "checkpoints")
     if checkpoint is None:
+        if not (path / "environment.json").is_file():  # which a run has from its first second on
+            raise MmclError(f"{path} is no run: it has a recipe.yaml alone. An export has a manifest.json beside it.")
         raise MmclError(f"{path} has no checkpoint yet. Train it on with: mmcl train {path} --resume")
     recipe = YAML(typ="safe", pure=True).load((path / "recipe.yaml").read_text(encoding="utf-8"))
     ema = recipe["training"].get("ema")

@@ -22,6 +22,8 @@ from mmcl.towers.pictures import Colour, Count, ImageBackbone, Preprocessing, Sh
 
 Pool = Literal["avg", "max", "avgmax", "token", "map"]
 RESIZES: dict[str, Resize] = {"center": "shortest", "squash": "squash", "border": "longest"}  # timm's crop_mode
+SETTINGS = {"global_pool": "pool", "patch_drop_rate": "patch_dropout", "drop_path_rate": "drop_path"}
+"""What timm calls an argument, and what a recipe calls it."""
 
 
 @TOWERS.register("timm_image")
@@ -70,7 +72,7 @@ class TimmImage(ImageBackbone):
         resize: Resize | None = None,
         interpolation: Interpolation | None = None,
     ) -> None:
-        settings = {"global_pool": pool, "patch_drop_rate": patch_dropout, "drop_path_rate": drop_path}
+        settings = dict(zip(SETTINGS, (pool, patch_dropout, drop_path), strict=True))
         built = made(model, image_size, {key: value for key, value in settings.items() if value})
         self.own = described(built, image_size)
         super().__init__(self.own.but(None, mean, std, resize, interpolation), crop, shift, exact_decode)
@@ -146,7 +148,10 @@ def made(
                 raise
             return create()  # sees pictures of any size
     except (TypeError, AssertionError, RuntimeError) as error:
-        raise MmclError(f"timm's {model} cannot be built with {settings}: {error}") from None
+        said = ", ".join(f"{SETTINGS[key]}: {value}" for key, value in settings.items() if key in SETTINGS)
+        lacks = isinstance(error, TypeError)  # timm's own words name an argument of a class
+        reason = "it has no such thing" if lacks and said else error
+        raise MmclError(f"timm's {model} cannot be built{f' with {said}' if said else ''}: {reason}") from None
 
 
 def described(model: Any, size: int | None) -> Preprocessing:

@@ -158,10 +158,7 @@ class TransformersImage(ImageBackbone):
         if self.kind == CLIP and dim is not None:
             self.vision.projection_dim = dim
             return transformers.CLIPVisionModelWithProjection(self.vision)
-        made = transformers.AutoModel.from_config(self.vision, **self._kind())
-        if made.main_input_name != "pixel_values":
-            raise MmclError(f"{self.name} is a {self.kind}, which does not take pictures.")
-        return made
+        return transformers.AutoModel.from_config(self.vision, **self._kind())
 
     def _kind(self) -> dict[str, Any]:
         """In fp32, and a ViT without the layer behind its class token, which was made for another task."""
@@ -223,4 +220,6 @@ def of_vision(model: str) -> Any:
         raise MmclError(f"model: {model} takes pictures of any shape as lists of patches, which mmcl does not make.")
     if type(config) not in transformers.MODEL_MAPPING:
         raise MmclError(f"model: transformers has no vision model for a {config.model_type} ({model}).")
+    if transformers.MODEL_MAPPING[type(config)].main_input_name != "pixel_values":
+        raise MmclError(f"model: {model} is a {config.model_type}, which does not take pictures.")
     return config

@@ -81,6 +81,10 @@ class TransformersText(Backbone):
         self.pool: Literal["own"] | pooling.Pool = pool
         config = configuration(model, "text")
         kind: str = config.model_type
+        taken = getattr(MODEL_MAPPING.get(type(config), None), "main_input_name", "input_ids")
+        if taken != "input_ids":
+            raise MmclError(f"model: {model} is a {kind}, which does not take texts.")
+        self.prefix, self.suffix = prefix, suffix
         self.tokenizer = tokenizer_of(model)
         self.eos_id = end_of(self.tokenizer)
         self._check_pool(config)

@@ -24,7 +24,8 @@ class Vector(Backbone):
 
     Args:
         width: numbers of a vector.
-        normalize: scale each vector to unit length.
+        normalize: scale each vector to unit length; a vector of zeros, which has none, is then a bad sample. Otherwise
+            it is a value like others, of which a head without bias makes zeros.
     """
 
     takes = "vector"

@@ -113,3 +113,10 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main(["export", str(run), "--format", "gguf", "--out", str(tmp_path / "other")])
     assert "no format is called 'gguf'" in capsys.readouterr().err
+
+
+def test_an_export_without_its_manifest_is_no_run(run: Path, tmp_path: Path) -> None:
+    mmcl.export(run, "safetensors", tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()
+    with pytest.raises(MmclError, match=r"is no run: it has a recipe.yaml alone. An export has a manifest.json"):
+        mmcl.load(tmp_path / "out")

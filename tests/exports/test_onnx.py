@@ -15,6 +15,9 @@ from torch import Tensor
 
 import mmcl
 from mmcl import workflow
+from mmcl.cache import Member, add_embeddings
+from mmcl.data import Source as Shards
+from mmcl.data import write_shards
 from mmcl.errors import MmclError
 from mmcl.exports import Source, onnx, open_export
 from mmcl.model import Encoder, MultiTower
@@ -103,6 +106,10 @@ def test_a_runs_towers(causal: bool, tmp_path: Path, tiny: Callable[..., Recipe]
             found = by_onnxruntime(tmp_path / "out", modality, rows.contiguous())
             np.testing.assert_allclose(found, expected, atol=1e-5)
             torch.testing.assert_close(again.embed(modality, some), expected, atol=1e-5, rtol=0)
+    write_shards([{"__key__": "0", "txt": "a"}], tmp_path / "in")
+    source = Shards(shards=str(tmp_path / "in"), modalities={"text": "txt"})
+    with pytest.raises(MmclError, match="the head is inside text's graph; .* --of tower"):
+        add_embeddings(again, source, tmp_path / "added", Member("text.npy", "text"))
     described = json.loads((tmp_path / "out" / "graphs.json").read_text())
     assert described["image"]["input"]["dtype"] == "uint8"
     assert described["text"]["input"]["shape"][1] == "tokens" or causal

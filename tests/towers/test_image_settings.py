@@ -52,7 +52,9 @@ def test_names_that_nobody_knows_are_told_with_the_nearest(tmp_path: Path) -> No
 
 def test_models_that_take_no_pictures_are_refused(tmp_path: Path) -> None:
     transformers.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
-    refused({"name": "transformers_image", "model": str(tmp_path)}, "does not say how its pictures are prepared")
+    refused({"name": "transformers_image", "model": str(tmp_path)}, "is a bert, which does not take pictures")
+    transformers.ResNetConfig().save_pretrained(tmp_path / "1")
+    refused({"name": "transformers_image", "model": str(tmp_path / "1")}, "does not say how its pictures are prepared")
     transformers.Siglip2VisionConfig().save_pretrained(tmp_path / "2")
     refused({"name": "transformers_image", "model": str(tmp_path / "2")}, "lists of patches")
 
@@ -84,7 +86,7 @@ def test_weights_that_there_are_not_are_told(
 
 def test_settings_without_an_effect_are_refused(folders: dict[str, dict[str, Any]]) -> None:
     refused({**folders["resnet"], "patch_dropout": 0.5}, "a ResNet has no patches")
-    refused({"name": "timm_image", "model": "test_convnext", "patch_dropout": 0.5}, "patch_drop_rate")
+    refused({"name": "timm_image", "model": "test_convnext", "patch_dropout": 0.5}, "patch_dropout: 0.5: it has no")
     refused({**folders["siglip"], "pool": "cls"}, "no class token")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmcl.towers import TOWERS
 from mmcl.towers.preparation import preparation
-from tests.towers import libraries
+from tests.towers import libraries, tiny_texts
 
 SMALL = {"width": 32, "layers": 1, "heads": 2}
 
@@ -39,3 +39,7 @@ def test_texts_have_their_length_and_special_tokens(tmp_path: Path) -> None:
     library = said({"name": "open_clip_text", "model": libraries.of_open_clip("vit", tmp_path).spec["model"]})
     assert library["length"] == libraries.TEXT["context_length"]
     assert library["tokenizer"]["eot_token_id"] == 49407
+    bert = tiny_texts.folders(tmp_path / "texts")["bert"]
+    around = said({"name": "transformers_text", "model": bert, "pool": "mean", "prefix": "query : "})
+    assert around["prefix"] == "query : "
+    assert "suffix" not in around

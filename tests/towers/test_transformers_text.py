@@ -195,6 +195,12 @@ def test_what_cannot_be_is_told(made: Made, kind: str, more: dict[str, object], 
         build(made, kind, **more)
 
 
+def test_a_model_that_takes_no_texts_is_told(tmp_path: Path) -> None:
+    tf.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
+    with pytest.raises(MmclError, match="is a vit, which does not take texts"):
+        TOWERS.check({"name": "transformers_text", "model": str(tmp_path), "pool": "mean"}).build(dim=24)
+
+
 def test_a_model_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # otherwise it tries again and again
     with pytest.raises(MmclError, match="no/where: the configuration cannot be read: no folder of that name"):

@@ -82,7 +82,7 @@ def test_values_may_be_arrays_tensors_lists_or_files(tmp_path: Path) -> None:
     numbers = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
     expected = F.normalize(encoder.model.tower("sensor")(torch.from_numpy(numbers)), dim=-1).detach()
     np.save(tmp_path / "v.npy", numbers[1])
-    values = [numbers[0], tmp_path / "v.npy", torch.from_numpy(numbers[2])]
+    values = [numbers[0].astype(">f4"), tmp_path / "v.npy", torch.from_numpy(numbers[2])]
     torch.testing.assert_close(encoder.embed("sensor", values), expected)
     torch.testing.assert_close(encoder.embed("sensor", numbers), expected)
     torch.testing.assert_close(encoder.embed("sensor", numbers.tolist()), expected)
