@@ -213,7 +213,7 @@ def _found(backbone: Loadable, spec: WeightsSpec, called: str, modality: str) ->
         found = read_hub(spec.source.removeprefix(HUB))
     elif path.exists():
         found = read(path)
-    elif path.suffix in SUFFIXES or not backbone.named:
+    elif path.suffix in SUFFIXES or path.is_absolute() or spec.source.startswith(".") or not backbone.named:
         raise MmclError(f"there is no file or folder {spec.source!r}.")
     else:
         found = Tensors(f"{called} ({spec.source})", backbone.pretrained(spec.source))

@@ -227,6 +227,8 @@ def test_a_model_with_a_name_has_its_librarys_weights_unless_random_ones_are_ask
         image("pretrained")
     with pytest.raises(MmclError, match="no file or folder 'laion2b'"):
         image("laion2b")
+    with pytest.raises(MmclError, match="no file or folder '/gone/model'"):  # and no tag of the library
+        plain("/gone/model")
 
 
 def test_a_checkpoint_brings_the_weights_where_none_are_loaded() -> None:
