@@ -42,7 +42,7 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
             {
                 "name": name,
                 "title": title,
-                "n": f"{measured[name].get('n', 0):,.0f}",
+                "n": _count(measured[name]),
                 "metrics": _rows(measured[name]),
                 "examples": examples.get(name, []),
             }
@@ -72,10 +72,16 @@ def _rows(metrics: dict[str, float]) -> dict[str, dict[str, str]]:
     """Metrics as a table: a row for each direction, where there are directions."""
     rows: dict[str, dict[str, str]] = {}
     for name, value in metrics.items():
-        if name != "n":
+        if name not in ("n", "skipped"):
             row, _, column = name.rpartition("/")
             rows.setdefault(row.replace("_", " "), {})[column.replace("_", " ")] = _number(value)
     return rows
+
+
+def _count(metrics: dict[str, float]) -> str:
+    """How many items there are, and how many lacked something."""
+    said = f"{metrics.get('n', 0):,.0f}"
+    return f"{said}, {metrics['skipped']:,.0f} skipped" if "skipped" in metrics else said
 
 
 def _number(value: float) -> str:

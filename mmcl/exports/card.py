@@ -95,7 +95,10 @@ def _tower(source: Source, modality: str) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    return str(value["name"] if isinstance(value, Mapping) and "name" in value else value)
+    if not isinstance(value, Mapping):
+        return str(value)
+    own = (f"{key} {inner}" for key, inner in value.items() if inner is not None)
+    return str(value["name"]) if "name" in value else f"({', '.join(own)})"
 
 
 def _weights(source: Source, modality: str) -> Any:

@@ -1,6 +1,7 @@
 """What a run leaves behind, and what it says when something is wrong."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mmcl import workflow
 from mmcl.data import read_samples, write_shards
 from mmcl.errors import MmclError
 from mmcl.recipe import Recipe
+from mmcl.report import write_report
 from mmcl.runs import Run
 from mmcl.training import Trainer
 
@@ -63,13 +65,24 @@ def test_a_run_is_complete_without_what_it_was_made_of(trained: Path, tmp_path: 
         moved.rename(trained)
 
 
-def test_the_report_stands_alone(trained: Path) -> None:
+def test_the_report_stands_alone(trained: Path, task: Path) -> None:
     page = (trained / "report.html").read_text()
     assert page.count("<svg") >= 5
     assert page.count('src="data:image/png;base64,') >= 10
     assert "<script" not in page
     assert 'src="http' not in page
     assert "found" in page
+    assert f"{task}, n = 500</span>" in page
+
+
+def test_the_report_counts_items_that_a_task_had_to_leave_out(trained: Path, task: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    *_, last = run.metrics.read_text().splitlines()
+    with run.metrics.open("a") as file:
+        file.write(json.dumps(json.loads(last) | {f"{task}/skipped": 1200.0}) + "\n")
+    page = write_report(run, {str(task): "title"}).read_text()
+    assert f"{task}, n = 500, 1,200 skipped</span>" in page
 
 
 def test_an_encoder_takes_what_people_have(trained: Path, tmp_path: Path) -> None:
