@@ -77,7 +77,8 @@ def _alone(source: Source, room: Path) -> tuple[Any, list[str]]:
     from sentence_transformers.base.modules import Normalize
 
     first, prefix, notes = _first(source, room)
-    prompts = {"prompts": {"text": prefix}, "default_prompt_name": "text"} if prefix else {}
+    named = dict.fromkeys(("text", "query", "document"), prefix)  # `encode`, `encode_query`, `encode_document`
+    prompts: dict[str, Any] = {"prompts": named, "default_prompt_name": "text"} if prefix else {}
     model = SentenceTransformer(modules=[first, Normalize()], similarity_fn_name="cosine", device="cpu", **prompts)
     _compare(source, model.eval())
     return model, [*notes, *([PICTURES] if "image" in (source.encoder.takes(m) for m in source.modalities) else [])]

@@ -220,6 +220,7 @@ def of_vision(model: str) -> Any:
         raise MmclError(f"model: {model} takes pictures of any shape as lists of patches, which mmcl does not make.")
     if type(config) not in transformers.MODEL_MAPPING:
         raise MmclError(f"model: transformers has no vision model for a {config.model_type} ({model}).")
-    if transformers.MODEL_MAPPING[type(config)].main_input_name != "pixel_values":
+    kind: Any = transformers.MODEL_MAPPING[type(config)]
+    if kind.main_input_name != "pixel_values":
         raise MmclError(f"model: {model} is a {config.model_type}, which does not take pictures.")
     return config
