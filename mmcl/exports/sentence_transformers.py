@@ -48,13 +48,12 @@ def write(source: Source, folder: Path) -> Written:
     notes = []
     if several:
         notes.append(f"Several towers take the same kind of input: `encode(..., task=NAME)` with {', '.join(several)}.")
-    with TemporaryDirectory(dir=folder.parent) as room:
+    with TemporaryDirectory(dir=folder) as room:
         try:
             model, said = _alone(source, Path(room))
-        except MmclError as reason:
-            return _with_mmcl(
-                source, folder, kinds, [*notes, f"{NEEDS_MMCL}. Its own modules cannot hold the towers: {reason}"]
-            )
+        except (MmclError, ValueError, TypeError, RuntimeError) as error:  # the last three are libraries' own
+            reason = f"{NEEDS_MMCL}. Its own modules cannot hold the towers: {error}"
+            return _with_mmcl(source, folder, kinds, [*notes, reason])
         with quietly():
             model.save(str(folder), create_model_card=False)
     return Written(source.modalities, [ALONE, *notes, *said])
