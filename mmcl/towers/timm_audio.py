@@ -19,6 +19,7 @@ from mmcl.towers.dropout import dropout_in
 from mmcl.towers.folders import timm_model
 from mmcl.towers.hearing import Count, Cut, Hearing, Seconds, Share
 
+OPEN_CLIP = "visual.class_embedding"  # by which timm knows a vision transformer of open_clip, too
 SIDE = 32  # what pictures' sides are multiples of, so that patches and halved grids fit
 
 
@@ -27,7 +28,8 @@ class TimmAudio(Hearing):
     """A model of timm that takes pictures of any size (ViT, DeiT, EVA, Swin, ...) over a log-mel spectrogram.
 
     The picture has a band a row and a frame a column, up to the next multiple of 32, and one channel. Weights made for
-    pictures are adapted as timm does it: channels are added up, positions resized.
+    pictures are adapted as timm does it: channels are added up, positions resized. So are those of a vision transformer
+    of open_clip (``model: vit_base_patch32_clip_224``).
 
     Use when: sounds, and weights of pictures are a good beginning, as AST's was; or an architecture that timm knows.
     Expects: sounds of any rate and length.
@@ -94,12 +96,13 @@ class TimmAudio(Hearing):
         return {f"model.{key}": t for key, t in whole.state_dict().items()}
 
     def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Own names from timm's; channels are added up and positions resized."""
+        """Own names from timm's, and from open_clip's of a vision transformer; channels added up, positions resized."""
         own = self.model.state_dict()
         bare = {key.removeprefix("model."): t for key, t in state.items()}
         filtering = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
-        if filtering is not None and any(key in bare and bare[key].shape != t.shape for key, t in own.items()):
-            bare = dict(filtering(self._of_one_channel(bare), self.model))
+        others = OPEN_CLIP in bare or any(key in bare and bare[key].shape != t.shape for key, t in own.items())
+        if filtering is not None and others:
+            bare = self._of_one_channel(dict(filtering(self._of_one_channel(bare), self.model)))
         return {f"model.{key}" if key in own else key: t for key, t in bare.items()}
 
     def heard(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch features"]:

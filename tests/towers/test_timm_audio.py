@@ -1,8 +1,10 @@
 """Models of timm over spectrograms: timm's own vectors."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import timm
 import torch
@@ -57,6 +59,28 @@ def test_weights_of_pictures_are_adapted() -> None:
     key = "model.patch_embed.proj.weight"
     torch.testing.assert_close(state[key], pictures.state_dict()[key[6:]].sum(1, keepdim=True))
     assert all(torch.equal(own[key], t) for key, t in made.translated(own).items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [2.24, 1.28])
+def test_weights_of_a_vision_transformer_of_open_clip(seconds: float, tmp_path: Path) -> None:
+    side = {"image_size": 224, "patch_size": 32, "width": 768, "layers": 12}
+    words = {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
+    clip = open_clip.CLIP(embed_dim=16, vision_cfg=side, text_cfg=words).eval()
+    torch.save(clip.state_dict(), tmp_path / "clip.pt")
+    said = {"model": "vit_base_patch32_clip_224", "mel": {"mels": 224, "n_fft": 4096}, "seconds": seconds}
+    tower = TOWERS.check({"name": "timm_audio", "weights": str(tmp_path / "clip.pt"), **said}).build(dim=16)
+    assert isinstance(tower, Tower)
+    assert tower.loaded is not None
+    assert not tower.loaded.missing
+    if seconds == 1.28:
+        assert "model.pos_embed" in tower.loaded.resized
+        return
+    made: Any = tower.backbone.eval()
+    clip.visual.proj = None
+    pictures = torch.randn(2, 1, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(made.model(pictures), clip.visual(pictures.expand(-1, 3, -1, -1)), atol=1e-5, rtol=0)
 
 
 def test_dropout_and_recomputation() -> None:
