@@ -74,7 +74,7 @@ class Nothing(torch.nn.Module):
 def seam(quick: bool) -> Iterator[Figure]:
     """Calls of a tower above its backbone's own, and of a model of several towers of which one is asked."""
     runs, times = (2, 100) if quick else (15, 5_000)
-    rows = torch.zeros(4, 8)
+    rows = torch.zeros(4, 8, requires_grad=True)  # as what a backbone that learns makes
     nothing: Any = Nothing()
     tower = Tower(nothing)
     alone, many = (MultiTower({f"m{i}": Tower(nothing) for i in range(n)}, 8) for n in (1, 8))

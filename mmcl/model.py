@@ -81,10 +81,13 @@ class MultiTower(nn.Module):
         """One of the vectors, or none of any rows, made to depend on a parameter: DDP waits for this process.
 
         Here are no rows, or only those of towers that stand still. The parameter is one that learns now, because the
-        optimizer would decay it.
+        optimizer would decay it. Where none learns (graphs of ONNX), nobody trains.
         """
         learning = (p for modality in self.towers for p in self.tower(modality).learning_parameters())
-        nothing = next(learning).reshape(-1)[:0, None].expand(0, self.dim)
+        parameter = next(learning, None)
+        if parameter is None:
+            return {} if vectors else {self.modalities[0]: torch.empty(0, self.dim)}
+        nothing = parameter.reshape(-1)[:0, None].expand(0, self.dim)
         name = next(iter(vectors), self.modalities[0])
         return {name: torch.cat([vectors[name], nothing.to(vectors[name].dtype)]) if name in vectors else nothing}
 

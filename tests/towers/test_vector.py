@@ -149,6 +149,13 @@ def test_a_further_modality_is_a_recipe_line(data: Path, tiny: Callable[..., Rec
     torch.testing.assert_close(torch.from_numpy(vectors[:1]), encoder.embed("eeg", [tmp_path / "first.npy"]))
 
 
+def test_towers_without_a_weight_can_be_called_where_gradients_are_on() -> None:
+    model = MultiTower({"sensor": tower(head="none", width=4)}, 4)
+    rows = torch.randn(3, 4)
+    assert torch.equal(model({"sensor": rows})["sensor"], rows)
+    assert model({})["sensor"].shape == (0, 4)
+
+
 def test_a_modality_that_is_absent_costs_no_pass() -> None:
     model = MultiTower({name: tower() for name in ("a", "b", "c")}, 4)
     passes = dict.fromkeys("abc", 0)
