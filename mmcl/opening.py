@@ -1,5 +1,6 @@
 """What `mmcl.load` opens: a run, or a model of a library. One table says what is told apart, and how."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,10 @@ def load(what: str | Path, device: str | torch.device | None = None, weights: st
         place = form.place(said)
         if place is not None:
             return form.opened(place, None if weights is None else str(weights), runs.computing(device))
+    if (Path(said) / "modules.json").is_file():
+        raise MmclError(
+            f"{said} was saved by sentence-transformers, which alone opens it again: SentenceTransformer(DIR)."
+        )
     raise MmclError(
         f"{said} is no run folder: it has no recipe.yaml. A run is made by: mmcl train RECIPE. What can be opened: "
         f"{'; '.join(form.about for form in FORMS)}."
@@ -112,7 +117,18 @@ def _transformers(place: str, weights: str | None, device: torch.device) -> Enco
     dim = getattr(config, "projection_dim", None) or getattr(config.text_config, "projection_size", None)
     assert dim is not None
     towers = {m: {"name": f"transformers_{m}", "model": place} for m in TOWERS_OF[config.model_type]}
+    if prompt := _prompt(Path(place)):
+        towers["text"]["prefix"] = prompt
     return _built(towers, dim, weights or PRETRAINED, device)
+
+
+def _prompt(folder: Path) -> str:
+    """What stands before every text, where a folder is one of sentence-transformers as well."""
+    try:
+        said = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+        return said["prompts"].get(said["default_prompt_name"]) or ""
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def _timm(place: str, weights: str | None, device: torch.device) -> Encoder:

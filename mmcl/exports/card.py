@@ -55,6 +55,7 @@ def write_card(source: Source, kind: str, written: Written, folder: Path) -> Non
         dim=source.encoder.dim,
         notes=written.notes,
         needs_mmcl=written.needs_mmcl,
+        texts=[m for m, takes in kinds.items() if takes == "text"],
         padding=json.dumps(written.padding).replace("true", "True"),
         towers=[_tower(source, m) for m in written.modalities],
         prepared=[f"{m}: {_prepared(source, m)}" for m in written.modalities],

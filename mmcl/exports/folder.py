@@ -145,10 +145,13 @@ def _check_free(out: Path) -> None:
     if not out.is_dir():
         raise MmclError(f"out: {out} is a file; name a folder.")
     manifest = _manifest(out)
-    own = {MANIFEST, *manifest["files"]} if manifest is not None else set()
-    other = [name for name in _files(out) if name not in own]
+    own = {} if manifest is None else manifest["files"]
+    other = [name for name in _files(out) if name not in {*own, *([] if manifest is None else [MANIFEST])}]
     if other:
         raise MmclError(f"out: {out} holds {other[0]}, which is of no export; choose another folder.")
+    for name, digest in own.items():
+        if (out / name).is_file() and sha256_of(out / name) != digest:
+            raise MmclError(f"out: {out} holds {name}, which is not as it was exported; choose another folder.")
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:

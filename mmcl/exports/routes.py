@@ -75,10 +75,15 @@ def routed(source: Source, folder: Path) -> tuple[Any, str]:
     prompts = {route.prompt for m, route in routes.items() if kinds[m] == "text"}
     if len(prompts) > 1:
         raise MmclError("several text towers have prefixes of their own.")
-    modules = {m: list(_modules(route, kinds[m], folder / m)) for m, route in routes.items()}
+    modules = {called(m): list(_modules(route, kinds[m], folder / m)) for m, route in routes.items()}
     several = [m for m, kind in kinds.items() if list(kinds.values()).count(kind) > 1]
-    ways: Any = {(m, None): m for m in several} | {(None, kind): m for m, kind in kinds.items() if m not in several}
+    ways: Any = {(m, None) if m in several else (None, kinds[m]): called(m) for m in kinds}
     return Router(modules, route_mappings=ways, allow_empty_key=False), "".join(prompts)
+
+
+def called(modality: str) -> str:
+    """A route's name, by which no kind of input (`text`) finds it where several towers take the kind."""
+    return f"tower_{modality}"
 
 
 def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
@@ -87,7 +92,7 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
     towers = {m: plain(recipe, m) for m in manifest["modalities"]}
     structure = json.loads((folder / CONFIG).read_text())["structure"]
     for m, route in routes_of(recipe, towers).items():
-        first, *others = structure[m]
+        first, *others = structure[called(m)]
         found, _ = read(_class(route.model), str(folder / first))
         own = route.model.state_dict()
         route.model.load_state_dict({k: t for k, t in found.state_dict().items() if k in own})

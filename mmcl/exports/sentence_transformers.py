@@ -1,6 +1,7 @@
 """sentence-transformers: all towers behind one `encode`, by its own modules where they can, else by one of mmcl's."""
 
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,12 +24,19 @@ NEEDS_MMCL = (
     "`SentenceTransformer(DIR, trust_remote_code=True)` opens this folder where mmcl is installed: its module is "
     f"`{MODULE}`, which is not part of sentence-transformers"
 )
-ALONE = "`SentenceTransformer(DIR)` opens this folder without mmcl."
+ALONE = "`SentenceTransformer(DIR)` opens this folder without mmcl, as"
 PICTURES = (
-    "Pictures are resized by transformers, which may differ from mmcl by a few grey levels where they are not of the "
-    "model's size."
+    "Pictures are opened and resized by transformers: where they are not of the model's size they differ from mmcl's by "
+    "a few grey levels; files with transparency or an EXIF orientation, and pictures of 16 bits, differ more."
 )
-WORDS = ["a b", "c", "a photo of a small red house by the sea", "a b " * 300]
+SAVED = "saved"
+WORDS = [
+    "a b",
+    "C",
+    "a photo of a small red house by the sea",
+    "a b " * 300,
+    "\u201ca cat\u2019s toy\u201d, \ufb01ne &amp; 10 \u20ac",
+]
 
 
 def write(source: Source, folder: Path) -> Written:
@@ -50,13 +58,13 @@ def write(source: Source, folder: Path) -> Written:
         notes.append(f"Several towers take the same kind of input: `encode(..., task=NAME)` with {', '.join(several)}.")
     with TemporaryDirectory(dir=folder) as room:
         try:
-            model, said = _alone(source, Path(room))
+            said = _alone(source, Path(room))
         except (MmclError, ValueError, TypeError, RuntimeError) as error:  # the last three are libraries' own
             reason = f"{NEEDS_MMCL}. Its own modules cannot hold the towers: {error}"
             return _with_mmcl(source, folder, kinds, [*notes, reason])
-        with quietly():
-            model.save(str(folder), create_model_card=False)
-    return Written(source.modalities, [ALONE, *notes, *said])
+        for path in sorted((Path(room) / SAVED).iterdir()):
+            shutil.move(path, folder)
+    return Written(source.modalities, [*notes, *said])
 
 
 def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
@@ -66,8 +74,8 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Encoder:
     return (routes if (folder / routes.CONFIG).exists() else transformers).opened(folder, manifest)
 
 
-def _alone(source: Source, room: Path) -> tuple[Any, list[str]]:
-    """A model of sentence-transformers' own modules, and what to say of it.
+def _alone(source: Source, room: Path) -> list[str]:
+    """Save a model of sentence-transformers' own modules, and compare it; returns what to say of it.
 
     Raises:
         MmclError: they cannot do what a tower does.
@@ -79,8 +87,10 @@ def _alone(source: Source, room: Path) -> tuple[Any, list[str]]:
     named = dict.fromkeys(("text", "query", "document"), prefix)  # `encode`, `encode_query`, `encode_document`
     prompts: dict[str, Any] = {"prompts": named, "default_prompt_name": "text"} if prefix else {}
     model = SentenceTransformer(modules=[first, Normalize()], similarity_fn_name="cosine", device="cpu", **prompts)
-    _compare(source, model.eval())
-    return model, [*notes, *([PICTURES] if "image" in (source.encoder.takes(m) for m in source.modalities) else [])]
+    with quietly():
+        model.save(str(room / SAVED), create_model_card=False)
+        _compare(source, SentenceTransformer(str(room / SAVED), device="cpu", local_files_only=True))
+    return [*notes, *([PICTURES] if "image" in (source.encoder.takes(m) for m in source.modalities) else [])]
 
 
 def _first(source: Source, room: Path) -> tuple[Any, str, list[str]]:
@@ -98,7 +108,7 @@ def _first(source: Source, room: Path) -> tuple[Any, str, list[str]]:
     except MmclError:
         if not of_transformers:
             raise
-    return *routes.routed(source, room), []
+    return *routes.routed(source, room), [f"{ALONE} a route a tower."]
 
 
 def _one_model(source: Source, folder: Path) -> tuple[Any, str, list[str]]:
@@ -121,7 +131,8 @@ def _one_model(source: Source, folder: Path) -> tuple[Any, str, list[str]]:
         {} if written.padding is True else {"processing_kwargs": {"text": {"padding": written.padding}}}
     )
     prefix = getattr(part, "prefix", "")
-    notes = [note for note in written.notes if not prefix or prefix not in note]
+    notes = [f"{ALONE} one model of transformers."]
+    notes += [note for note in written.notes if not prefix or prefix not in note]
     with quietly():
         return Transformer(str(folder), **padding), prefix, notes
 

@@ -98,7 +98,7 @@ class TimmAudio(Hearing):
     def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Own names from timm's, and from open_clip's of a vision transformer; channels added up, positions resized."""
         own = self.model.state_dict()
-        bare = {key.removeprefix("model."): t for key, t in state.items()}
+        bare = {key.removeprefix("model.").removeprefix("visual.trunk."): t for key, t in state.items()}
         filtering = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
         others = OPEN_CLIP in bare or any(key in bare and bare[key].shape != t.shape for key, t in own.items())
         if filtering is not None and others:

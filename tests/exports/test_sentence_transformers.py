@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
+from torch import nn
 
 import mmcl
 from mmcl.errors import MmclError
 from mmcl.exports import open_export
+from mmcl.towers.heads import HEADS, Head
 from tests.exports.conftest import DIM, PICTURES, WORDS, Make
 from tests.towers import libraries, tiny_texts
 
@@ -106,15 +109,28 @@ def test_towers_of_ones_own_sizes_as_a_clip(run: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(again.embed("image", PICTURES), ours.embed("image", PICTURES), atol=1e-6)
 
 
-def test_several_texts_are_told_apart_by_the_task(models: dict[str, str], made: Make, tmp_path: Path) -> None:
-    run = made(
-        title=text(models["bert"], pool="mean"),
-        body=text(models["roberta"], pool="mean"),
-        image=image(models["seen_vit"]),
-    )
+@pytest.mark.parametrize("names", [("title", "body"), ("text", "title")])
+def test_several_texts_are_told_apart_by_the_task(
+    names: tuple[str, str], models: dict[str, str], made: Make, tmp_path: Path
+) -> None:
+    one, two = text(models["bert"], pool="mean"), text(models["roberta"], pool="mean")
+    run = made(**{names[0]: one, names[1]: two}, image=image(models["seen_vit"]))
     model = opens_without_mmcl(run, tmp_path / "out", by_task=True)
-    with pytest.raises(ValueError, match="Could not determine route"):
-        model.encode(WORDS)
+    for task in (None, "titel"):
+        with pytest.raises(ValueError, match=r"Could not determine route|No route found"):
+            model.encode(WORDS, task=task)
+    assert f'task="{names[0]}")' in (tmp_path / "out" / "README.md").read_text()
+
+
+@HEADS.register("of_another_activation")
+class OfAnotherActivation(Head):
+    """Of which sentence-transformers keeps the activation's class alone."""
+
+    def between(self, width: int, dim: int) -> nn.Module:
+        first, last = nn.Linear(width, 8), nn.Linear(8, dim, bias=False)
+        with torch.no_grad():
+            first.weight.mul_(0.2), first.bias.fill_(-2.5)
+        return nn.Sequential(first, nn.GELU(approximate="tanh"), last)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +139,7 @@ def test_several_texts_are_told_apart_by_the_task(models: dict[str, str], made: 
         ({"pool": "attention", "weights": "random"}, {"pool": "mean"}, "cannot make the vector of a vit, attention"),
         ({"pool": "mean"}, {"pool": "mean"}, "cannot make the vector of a vit, mean"),
         ({}, {"pool": "mean", "suffix": " !"}, "prompts before texts only"),
+        ({}, {"pool": "mean", "head": "of_another_activation"}, "own modules find other vectors"),
     ],
 )
 def test_what_its_modules_cannot_hold_is_opened_by_mmcls(
@@ -134,6 +151,32 @@ def test_what_its_modules_cannot_hold_is_opened_by_mmcls(
     card = (tmp_path / "out" / "README.md").read_text()
     assert said in card
     assert 'SentenceTransformer("DIR", trust_remote_code=True)' in card
+
+
+def test_texts_that_transformers_does_not_mend_are_left_to_mmcl(made: Make, tmp_path: Path) -> None:
+    small = {"width": 32, "layers": 1, "heads": 2, "activation": "gelu"}
+    run = made(
+        image={"name": "vit", "image_size": 32, "patch_size": 8, "pool": "tok", **small},
+        text={"name": "text_transformer", "tokenizer": "open_clip_bpe", "context_length": 16, **small},
+    )
+    mmcl.export(run, "sentence_transformers", tmp_path / "out")
+    assert types(tmp_path / "out") == [MODULE]
+
+
+def test_what_sentence_transformers_saves_again(
+    folders: dict[str, str], models: dict[str, str], made: Make, tmp_path: Path
+) -> None:
+    run = made(20, image=image(folders["clip"]), text=text(folders["clip"], prefix="a photo of "))
+    opens_without_mmcl(run, tmp_path / "out").save(str(tmp_path / "again"), create_model_card=False)
+    again = mmcl.load(tmp_path / "again", "cpu")
+    np.testing.assert_allclose(again.embed("text", WORDS), mmcl.load(run, "cpu").embed("text", WORDS), atol=1e-5)
+    (tmp_path / "out" / "README.md").write_text("mine")
+    with pytest.raises(MmclError, match=r"holds README.md, which is not as it was exported"):
+        mmcl.export(run, "sentence_transformers", tmp_path / "out")
+    run = made(image=image(models["seen_vit"]), text=text(models["bert"], pool="mean"))
+    opens_without_mmcl(run, tmp_path / "two").save(str(tmp_path / "router"), create_model_card=False)
+    with pytest.raises(MmclError, match="was saved by sentence-transformers, which alone opens it again"):
+        mmcl.load(tmp_path / "router")
 
 
 def test_the_same_run_gives_the_same_bytes(models: dict[str, str], made: Make, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mmcl.errors import MmclError
 from mmcl.model import Encoder, MultiTower
 from mmcl.towers import TOWERS, TimmAudio, Tower
+from tests.towers.libraries import of_open_clip
 
 RNG = np.random.default_rng(0)
 NAME = "test_vit"
@@ -59,6 +60,19 @@ def test_weights_of_pictures_are_adapted() -> None:
     key = "model.patch_embed.proj.weight"
     torch.testing.assert_close(state[key], pictures.state_dict()[key[6:]].sum(1, keepdim=True))
     assert all(torch.equal(own[key], t) for key, t in made.translated(own).items())
+
+
+def test_weights_of_a_trunk_of_open_clip(tmp_path: Path) -> None:
+    pictures = of_open_clip("siglip", tmp_path).model.visual.trunk.state_dict()
+    said = {"name": "timm_audio", "model": "test_vit2", "mel": {"mels": 160, "n_fft": 4096}, "seconds": 1.6}
+    tower = TOWERS.check({**said, "weights": str(tmp_path / "open_clip_model.pth")}).build(dim=16)
+    assert isinstance(tower, Tower)
+    assert tower.loaded is not None
+    assert not tower.loaded.missing
+    own = tower.backbone.state_dict()
+    assert torch.equal(own["model.norm.weight"], pictures["norm.weight"])
+    key = "patch_embed.proj.weight"
+    torch.testing.assert_close(own[f"model.{key}"], pictures[key].sum(1, keepdim=True))
 
 
 @pytest.mark.slow
