@@ -26,8 +26,8 @@ NEEDS_MMCL = (
 )
 ALONE = "`SentenceTransformer(DIR)` opens this folder without mmcl, as"
 PICTURES = (
-    "Pictures are opened and resized by transformers: where they are not of the model's size they differ from mmcl's by "
-    "a few grey levels; files with transparency or an EXIF orientation, and pictures of 16 bits, differ more."
+    "Pictures are opened and resized by transformers: where they are not of the model's size they differ from mmcl's "
+    "by a few grey levels; files with transparency or an EXIF orientation, and pictures of 16 bits, differ more."
 )
 SAVED = "saved"
 WORDS = [
