@@ -52,8 +52,8 @@ class Chunks:
         rows: Rows,
         batch: Batch,
         size: int,
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        unshared: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        autocast: Callable[..., AbstractContextManager[Any]] = nullcontext,
+        unshared: Callable[..., AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.model, self.wrapped = model, wrapped
         self.autocast, self.unshared = autocast, unshared

@@ -221,7 +221,8 @@ class Trainer:
         if self.averaged:
             assert self.average is not None
             with self.accelerator.autocast():
-                vectors = self.average.embed({name: rows[name] for name in self.averaged if name in rows})
+                seen = {name: rows[name] for name in self.averaged if name in rows}
+                vectors = self.average.embed(seen, self.recipe.training.chunk)
             known = placed(vectors, batch, self.averaged, self.model.dim, self.device).unbind(1)
             extras |= {f"ema.{name}": x for name, x in zip(self.averaged, known, strict=True)}
         return extras

@@ -1,4 +1,4 @@
-"""Gradients of a batch that goes through the towers in chunks are those of the whole batch, whatever the objective is."""
+"""Gradients of a batch that goes through the towers in chunks are those of the whole, whatever the objective is."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -133,7 +133,8 @@ def test_gradients_are_those_of_the_whole_batch(name: str) -> None:
         compare(found, expected, rtol=1e-10, atol=1e-12)
     expected = at_once(name, towers(), torch.float32)
     for size in (1, 4):
-        compare(in_chunks(name, size, towers(), torch.float32), expected, rtol=1e-5, atol=1e-6)
+        for key, value in in_chunks(name, size, towers(), torch.float32).items():
+            assert (value - expected[key]).norm() <= 1e-5 * expected[key].norm(), key
 
 
 def test_a_tower_that_stands_still_is_embedded_once_and_moves_nothing() -> None:
