@@ -63,11 +63,12 @@ def towers(dropout: float = 0.0, frozen: str | None = None, norm: bool = False) 
 
 
 def data(dtype: torch.dtype = torch.float64, own: slice = slice(0, ROWS)) -> tuple[dict[str, Tensor], Batch]:
-    """Rows of a process and its batch. Audio is missing in the beginning: of the first process, and of first chunks."""
+    """Rows of a process and its batch. Audio is missing on the first process, and in first and last chunks."""
     torch.manual_seed(1)
     rows = {name: torch.randn(ROWS, WIDTH, dtype=dtype) for name in NAMES}
     present = {name: torch.ones(ROWS, dtype=torch.bool) for name in NAMES}
     present["audio"][:9] = False
+    present["audio"][14:] = False
     present["text"][[2, 11]] = False
     present["text.2"][::2] = False
     keys = [f"{i % 14}" for i in range(ROWS)]
