@@ -130,6 +130,9 @@ class TrainingSpec(Spec):
     """Samples to see, repeats counted; whole batches, so up to one batch fewer."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the towers; objectives compute in fp32."""
+    chunk: Count | None = None
+    """Samples of a process that go through the towers at once; gradients are those of the whole batch (gradient
+    caching), at one forward pass more and the memory of a chunk. All of them, where nothing is said."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient."""
     ema: Annotated[EmaSpec | None, BeforeValidator(_ema)] = None

@@ -41,9 +41,17 @@ class Average:
         get_ema_multi_avg_fn(self.spec.decay_at(int(self.averaged.n_averaged)))(averaged, weights, 0)
 
     @torch.no_grad()
-    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Vectors of rows, by name, in fp32."""
-        return {name: vectors.float() for name, vectors in embedded(self.model, rows).items()} if rows else {}
+    def embed(self, rows: Mapping[str, Tensor], chunk: int | None = None) -> dict[str, Tensor]:
+        """Vectors of rows, by name, in fp32.
+
+        Args:
+            rows: of the names that have any.
+            chunk: rows of a name that go through its tower at once; all of them unless told.
+        """
+        if chunk is None:
+            return {name: vectors.float() for name, vectors in embedded(self.model, rows).items()} if rows else {}
+        parts = {name: [self.embed({name: part})[name] for part in some.split(chunk)] for name, some in rows.items()}
+        return {name: torch.cat(some) for name, some in parts.items()}
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

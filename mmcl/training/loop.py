@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +23,7 @@ from mmcl.runs import Run, beginnings, build_model
 from mmcl.training import checks, mixing
 from mmcl.training.average import Average
 from mmcl.training.bad_samples import BadSamples, in_words
+from mmcl.training.chunks import Chunks
 from mmcl.training.progress import Metrics, ProgressLine, Row
 from mmcl.training.record import gathered, placed
 from mmcl.types import Batch, modality_of
@@ -172,7 +174,8 @@ class Trainer:
         self.model.at_step(self.step)
         rows = present_rows(batch, self.names, self.device)
         extras, mixed = self._extras(batch, rows), self._mix_(batch, rows)
-        vectors = embedded(self.towers, rows)
+        chunks = self._chunks(batch, rows)
+        vectors = embedded(self.towers, rows) if chunks is None else chunks.embed()
         embeddings = gathered(vectors, batch, self.names, self.model.dim, self.device, extras, mixed)
         embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
         out = self.objective(embeddings)
@@ -182,9 +185,19 @@ class Trainer:
             self.seen |= {f"grad_norm/{name}": value for name, value in norms.items()}
         # partial losses sum to the loss, but DDP averages their gradients
         self.accelerator.backward(out.total * distributed.world_size())
+        if chunks is not None:
+            chunks.backward()
         distributed.average_gradients(self.objective.parameters_at(self.step))
         self.bad.note(batch, self.step)
         return out
+
+    def _chunks(self, batch: Batch, rows: dict[str, Tensor]) -> Chunks | None:
+        """What brings the batch through the towers a few samples at a time; None where all of it goes at once."""
+        size = self.recipe.training.chunk
+        if size is None or size >= self.recipe.data.batch_size:  # the same on all processes
+            return None
+        unshared = partial(self.accelerator.no_sync, self.towers)
+        return Chunks(self.model, self.towers, rows, batch, size, self.accelerator.autocast, unshared)
 
     def _mix_(self, batch: Batch, rows: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Mix rows before the towers; partners and weights of this process's rows, for their targets."""
@@ -208,7 +221,8 @@ class Trainer:
         if self.averaged:
             assert self.average is not None
             with self.accelerator.autocast():
-                vectors = self.average.embed({name: rows[name] for name in self.averaged if name in rows})
+                seen = {name: rows[name] for name in self.averaged if name in rows}
+                vectors = self.average.embed(seen, self.recipe.training.chunk)
             known = placed(vectors, batch, self.averaged, self.model.dim, self.device).unbind(1)
             extras |= {f"ema.{name}": x for name, x in zip(self.averaged, known, strict=True)}
         return extras

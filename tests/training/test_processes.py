@@ -279,14 +279,15 @@ def measured(run: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("chunk", ["null", "5"])
 def test_a_run_on_two_processes_is_the_run_on_one_and_goes_on_on_one(
-    tmp_path: Path, tiny: Callable[..., Recipe], task: Path
+    chunk: str, tmp_path: Path, tiny: Callable[..., Recipe], task: Path
 ) -> None:
     more = ["data.batch_size=33", "training.samples=330", f"tasks=['{task}']", "optimizer.lr=1e-4"]
     one = workflow.train(tiny(tmp_path / "one", *more))
 
     two = tmp_path / "two"
-    short = tiny(two, *more, "training.processes=2", "training.checkpoint_every_steps=5")
+    short = tiny(two, *more, "training.processes=2", "training.checkpoint_every_steps=5", f"training.chunk={chunk}")
     path = tmp_path / "two.yaml"
     path.write_text(dump_yaml(short.model_dump(mode="json")))
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmcl"]

@@ -36,11 +36,13 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
-    expected = workflow.train(tiny(tmp_path / "whole", *LENGTH))
+@pytest.mark.parametrize("chunk", ["null", "9"])
+def test_a_killed_run_goes_on_bit_for_bit(chunk: str, tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    length = [*LENGTH, f"training.chunk={chunk}"]
+    expected = workflow.train(tiny(tmp_path / "whole", *length))
     run = tmp_path / "killed"
     path = tmp_path / "killed.yaml"
-    path.write_text(dump_yaml(tiny(run, *LENGTH).model_dump(mode="json")))
+    path.write_text(dump_yaml(tiny(run, *length).model_dump(mode="json")))
     command = [sys.executable, "-m", "mmcl", "train", str(path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "ignore"})
     try:
@@ -54,7 +56,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, tiny: Callable[..., Re
         process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was done before it was killed"
     with pytest.raises(MmclError, match=r"holds a run already.*--resume"):
-        workflow.train(tiny(run, *LENGTH))
+        workflow.train(tiny(run, *length))
     workflow.train(str(run), resume=True)
     one, two = weights(expected), weights(run)
     assert one.keys() == two.keys()

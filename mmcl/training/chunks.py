@@ -1,0 +1,144 @@
+"""A batch in parts through the towers, with the gradients of the whole: gradient caching."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from mmcl.model import MultiTower, embedded
+from mmcl.types import Batch, modality_of
+
+Rows = Mapping[str, Tensor]
+
+
+class Chunks:
+    r"""One batch whose samples go through the towers a few at a time.
+
+    The towers embed all chunks without keeping activations. The objective sees the vectors :math:`z` of the whole
+    batch, and its backward pass leaves :math:`\partial L / \partial z`. Then each chunk :math:`c` is embedded once
+    more, and
+
+    .. math:: \frac{\partial L}{\partial \theta} = \sum_c
+        \frac{\partial L}{\partial z_c} \frac{\partial z_c}{\partial \theta}
+
+    which is the gradient of the whole batch, whatever the objective is: it computes once, with all rows, so that its
+    own parameters (temperatures, biases) get theirs once. The second pass draws what the first one drew (dropout).
+    Memory for activations is that of one chunk; a step costs one forward pass more. Only the last chunk's backward
+    pass shares gradients between processes.
+
+    Batch normalisation sees chunks, as it sees processes, and counts each once in its averages.
+
+    Args:
+        model: the towers.
+        wrapped: the same as the backward pass needs them (DDP).
+        rows: of the names that have any, on the device.
+        batch: whose they are.
+        size: samples of a chunk.
+        autocast: in which the towers compute.
+        unshared: in which gradients are not shared.
+
+    Reference:
+        Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021, section
+        3.2. https://arxiv.org/abs/2101.06983
+    """
+
+    def __init__(
+        self,
+        model: MultiTower,
+        wrapped: nn.Module,
+        rows: Rows,
+        batch: Batch,
+        size: int,
+        autocast: Callable[..., AbstractContextManager[Any]] = nullcontext,
+        unshared: Callable[..., AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.model, self.wrapped = model, wrapped
+        self.autocast, self.unshared = autocast, unshared
+        self.parts = list(_parts(rows, batch, size))
+        self.generators: list[_Generators] = []
+
+    @torch.no_grad()
+    def embed(self) -> dict[str, Tensor]:
+        """Vectors of all rows, by name, without activations; the objective's backward pass leaves gradients at them."""
+        made: dict[str, list[Tensor]] = {}
+        with _uncounted(self.model), self.autocast():
+            for part in self.parts:
+                self.generators.append(_Generators(part))
+                for name, vectors in embedded(self.model, part).items():
+                    made.setdefault(name, []).append(vectors)
+        self.after = _Generators(self.parts[-1])
+        self.vectors = {name: _wide(torch.cat(some)).requires_grad_() for name, some in made.items()}
+        return self.vectors
+
+    def backward(self) -> None:
+        """Gradients of the towers, of those that are left at the vectors."""
+        learning = {m for m in self.model.modalities if any(True for _ in self.model.tower(m).learning_parameters())}
+        begun = dict.fromkeys(self.vectors, 0)
+        for number, (part, generators) in enumerate(zip(self.parts, self.generators, strict=True)):
+            own = {name: rows for name, rows in part.items() if modality_of(name) in learning}
+            last = number == len(self.parts) - 1
+            if own or last:
+                generators.restore()
+                with nullcontext() if last else self.unshared():
+                    self._backward(embedded(self.wrapped, own), begun)
+            for name, rows in part.items():
+                begun[name] += len(rows)
+        self.after.restore()
+
+    def _backward(self, made: Mapping[str, Tensor], begun: Mapping[str, int]) -> None:
+        """Gradients of one chunk, whose rows begin where they do among all."""
+        gradients = []
+        for name, vectors in made.items():
+            whole = self.vectors[name].grad if name in self.vectors else None
+            first = begun.get(name, 0)
+            own = None if whole is None else whole[first : first + len(vectors)].to(vectors.dtype)
+            gradients.append(torch.zeros_like(vectors) if own is None else own)
+        torch.autograd.backward(list(made.values()), gradients)
+
+
+def _parts(rows: Rows, batch: Batch, size: int) -> Iterator[dict[str, Tensor]]:
+    """The rows of a few samples after another; one part without any where there are none."""
+    counts = {name: [0, *batch.present[name].cumsum(0).tolist()] for name in rows}
+    nothing = True
+    for first in range(0, len(batch), size):
+        last = min(first + size, len(batch))
+        part = {name: all_[counts[name][first] : counts[name][last]] for name, all_ in rows.items()}
+        part = {name: some for name, some in part.items() if len(some)}
+        if part:
+            nothing = False
+            yield part
+    if nothing:
+        yield {}
+
+
+def _wide(vectors: Tensor) -> Tensor:
+    return vectors.float() if vectors.dtype.itemsize < 4 else vectors
+
+
+class _Generators:
+    """Where the generators of the CPU, and of the devices of some rows, stand."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.cpu = torch.get_rng_state()
+        self.devices, self.states = get_device_states(*rows.values())
+
+    def restore(self) -> None:
+        """Let them stand there again."""
+        torch.set_rng_state(self.cpu)
+        set_device_states(self.devices, self.states)
+
+
+@contextmanager
+def _uncounted(model: nn.Module) -> Iterator[None]:
+    """Without taking up anything into running statistics (batch normalisation)."""
+    counting = [m for m in model.modules() if getattr(m, "track_running_stats", False)]
+    for module in counting:
+        module.track_running_stats = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in counting:
+            module.track_running_stats = True  # type: ignore[assignment]
