@@ -134,7 +134,7 @@ class _Generators:
 @contextmanager
 def _uncounted(model: nn.Module) -> Iterator[None]:
     """Without taking up anything into running statistics (batch normalisation)."""
-    counting = [m for m in model.modules() if getattr(m, "track_running_stats", False)]
+    counting = [m for m in model.modules() if m.training and getattr(m, "track_running_stats", False)]
     for module in counting:
         module.track_running_stats = False  # type: ignore[assignment]
     try:
