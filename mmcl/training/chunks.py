@@ -1,5 +1,6 @@
 """A batch in parts through the towers, with the gradients of the whole: gradient caching."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -58,20 +59,24 @@ class Chunks:
         self.model, self.wrapped = model, wrapped
         self.autocast, self.unshared = autocast, unshared
         self.parts = list(_parts(rows, batch, size))
+        self.counts = Counter({name: len(some) for name, some in rows.items()})
         self.generators: list[_Generators] = []
 
     @torch.no_grad()
     def embed(self) -> dict[str, Tensor]:
         """Vectors of all rows, by name, without activations; the objective's backward pass leaves gradients at them."""
-        made: dict[str, list[Tensor]] = {}
+        self.vectors: dict[str, Tensor] = {}
+        begun = Counter[str]()
         with _uncounted(self.model), self.autocast():
             for part in self.parts:
                 self.generators.append(_Generators(part))
-                for name, vectors in embedded(self.model, part).items():
-                    made.setdefault(name, []).append(vectors)
+                for name, made in embedded(self.model, part).items():
+                    first, begun[name] = begun[name], begun[name] + len(made)
+                    if name not in self.vectors:  # room for all: parts of their own would leave holes between chunks
+                        self.vectors[name] = made.new_empty(self.counts[name], made.shape[1], dtype=_wide(made.dtype))
+                    self.vectors[name][first : begun[name]] = made
         self.after = _Generators(self.parts[-1])
-        self.vectors = {name: _wide(torch.cat(some)).requires_grad_() for name, some in made.items()}
-        return self.vectors
+        return {name: vectors.requires_grad_() for name, vectors in self.vectors.items()}
 
     def backward(self) -> None:
         """Gradients of the towers, of those that are left at the vectors."""
@@ -114,8 +119,8 @@ def _parts(rows: Rows, batch: Batch, size: int) -> Iterator[dict[str, Tensor]]:
         yield {}
 
 
-def _wide(vectors: Tensor) -> Tensor:
-    return vectors.float() if vectors.dtype.itemsize < 4 else vectors
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 class _Generators:

@@ -186,6 +186,7 @@ class Trainer:
         # partial losses sum to the loss, but DDP averages their gradients
         self.accelerator.backward(out.total * distributed.world_size())
         if chunks is not None:
+            del embeddings  # or they would lie beside a chunk's activations
             chunks.backward()
         distributed.average_gradients(self.objective.parameters_at(self.step))
         self.bad.note(batch, self.step)
