@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmcl.errors import MmclError
+from mmcl.exports.sentence_transformers import KINDS
 from mmcl.model import Encoder
-
-KINDS = ("text", "image", "audio")
-"""Of input, by the names that mteb and sentence-transformers have for them, too."""
 
 
 def towers_by_kind(

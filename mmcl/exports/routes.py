@@ -117,15 +117,25 @@ def _route(part: Any, tower: Tower, modality: str) -> Route:
         raise MmclError(f"towers.{modality}: transformers has no class for a {model.config.model_type} by itself.")
     if not texts:
         return Route(model, _of_tokens(backbone, modality), after, of_pictures(backbone.preprocessing, modality), "")
-    if part.suffix:
-        raise MmclError(f"towers.{modality}.suffix: sentence-transformers has prompts before texts only.")
+    prompt = prompt_of(part, modality)
     tokenizer = backbone.tokenizer
     if part.pool == "eos" and tokenizer("a")["input_ids"][-1] != backbone.eos_id:
         raise MmclError(f"towers.{modality}: the tokenizer sets no end token by itself.")
     tokenizer.model_max_length, tokenizer.padding_side = backbone.context_length, "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)  # nothing looks at it
-    return Route(model, None if part.pool == "own" else POOLINGS[part.pool], after, tokenizer, part.prefix)
+    return Route(model, None if part.pool == "own" else POOLINGS[part.pool], after, tokenizer, prompt)
+
+
+def prompt_of(part: Any, modality: str) -> str:
+    """What stands before every text of a tower.
+
+    Raises:
+        MmclError: something stands after it.
+    """
+    if getattr(part, "suffix", ""):
+        raise MmclError(f"towers.{modality}.suffix: sentence-transformers has prompts before texts only.")
+    return getattr(part, "prefix", "")
 
 
 def _of_tokens(backbone: Any, modality: str) -> Literal["mean", "cls"] | None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mmcl.errors import MmclError
-from mmcl.exports import routes, safetensors, transformers
+from mmcl.exports import pairs, routes, safetensors, transformers
 from mmcl.exports.base import Source, Written
 from mmcl.exports.examples import TOLERANCE
 from mmcl.model import Encoder
@@ -20,6 +20,7 @@ from mmcl.towers.transformers_models import quietly
 MODULE = "mmcl.adapters.sentence_transformers.MmclModule"
 MODULES = "modules.json"
 KINDS = ("text", "image", "audio")
+"""Of input, by the names that sentence-transformers and mteb have for them, too."""
 NEEDS_MMCL = (
     "`SentenceTransformer(DIR, trust_remote_code=True)` opens this folder where mmcl is installed: its module is "
     f"`{MODULE}`, which is not part of sentence-transformers"
@@ -102,11 +103,10 @@ def _first(source: Source, room: Path) -> tuple[Any, str, list[str]]:
     Raises:
         MmclError: the towers are neither.
     """
-    of_transformers = any(part.name.startswith("transformers_") for part in source.recipe.towers.values())
     try:
         return _one_model(source, room / "one")
     except MmclError:
-        if not of_transformers:
+        if not pairs.is_pair(source):
             raise
     return *routes.routed(source, room), [f"{ALONE} a route a tower."]
 
@@ -123,14 +123,11 @@ def _one_model(source: Source, folder: Path) -> tuple[Any, str, list[str]]:
     if len(source.modalities) > 2:
         raise MmclError(f"of {', '.join(source.modalities)} only two are towers of one model.")
     folder.mkdir()
-    part: Any = source.recipe.towers[text]
-    if getattr(part, "suffix", ""):
-        raise MmclError(f"towers.{text}.suffix: sentence-transformers has prompts before texts only.")
+    prefix = routes.prompt_of(source.recipe.towers[text], text)
     written = transformers.write(source, folder)
     padding: dict[str, Any] = (
         {} if written.padding is True else {"processing_kwargs": {"text": {"padding": written.padding}}}
     )
-    prefix = getattr(part, "prefix", "")
     notes = [f"{ALONE} one model of transformers."]
     notes += [note for note in written.notes if not prefix or prefix not in note]
     with quietly():

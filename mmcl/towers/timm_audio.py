@@ -1,7 +1,6 @@
 """Models of timm over spectrograms, seen as pictures of one channel."""
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmcl.errors import MmclError, did_you_mean
+from mmcl.errors import MmclError
 from mmcl.media import MELS, MelPart
 from mmcl.towers import timm_image
 from mmcl.towers.base import TOWERS
@@ -19,7 +18,6 @@ from mmcl.towers.dropout import dropout_in
 from mmcl.towers.folders import timm_model
 from mmcl.towers.hearing import Count, Cut, Hearing, Seconds, Share
 
-OPEN_CLIP = "visual.class_embedding"  # by which timm knows a vision transformer of open_clip, too
 SIDE = 32  # what pictures' sides are multiples of, so that patches and halved grids fit
 
 
@@ -99,10 +97,7 @@ class TimmAudio(Hearing):
         """Own names from timm's, and from open_clip's of a vision transformer; channels added up, positions resized."""
         own = self.model.state_dict()
         bare = {key.removeprefix("model.").removeprefix("visual.trunk."): t for key, t in state.items()}
-        filtering = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
-        others = OPEN_CLIP in bare or any(key in bare and bare[key].shape != t.shape for key, t in own.items())
-        if filtering is not None and others:
-            bare = self._of_one_channel(dict(filtering(self._of_one_channel(bare), self.model)))
+        bare = self._of_one_channel(timm_image.fitting(self._of_one_channel(bare), self.model))
         return {f"model.{key}" if key in own else key: t for key, t in bare.items()}
 
     def heard(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch features"]:
@@ -119,9 +114,7 @@ class TimmAudio(Hearing):
         return state
 
     def _made(self, name: str, pretrained: bool) -> Any:
-        architecture = name.partition(".")[0]
-        if ":" not in name and not timm.is_model(architecture):
-            raise MmclError(f"timm has no model {architecture!r}{did_you_mean(architecture, timm.list_models())}")
+        timm_image.check_name(name)
         try:
             return timm.create_model(name, pretrained=pretrained, **self.settings)
         except (TypeError, AssertionError) as error:

@@ -132,12 +132,7 @@ def made(
     Raises:
         MmclError: there is none of that name, or it has not what the settings are about.
     """
-    architecture = model.partition(".")[0]
-    if ":" not in model and not timm.is_model(architecture):
-        raise MmclError(
-            f"timm has no model {architecture!r}{did_you_mean(architecture, timm.list_models())} "
-            "All: python -c 'import timm; print(timm.list_models())'."
-        )
+    check_name(model)
     settings = {**settings, **({} if num_classes is None else {"num_classes": num_classes})}
     create = partial(timm.create_model, model, pretrained, **settings)
     try:
@@ -152,6 +147,20 @@ def made(
         lacks = isinstance(error, TypeError)  # timm's own words name an argument of a class
         reason = "it has no such thing" if lacks and said else error
         raise MmclError(f"timm's {model} cannot be built{f' with {said}' if said else ''}: {reason}") from None
+
+
+def check_name(model: str) -> None:
+    """See that timm knows a model, of a name without the place where it lies.
+
+    Raises:
+        MmclError: it does not.
+    """
+    architecture = model.partition(".")[0]
+    if ":" not in model and not timm.is_model(architecture):
+        raise MmclError(
+            f"timm has no model {architecture!r}{did_you_mean(architecture, timm.list_models())} "
+            "All: python -c 'import timm; print(timm.list_models())'."
+        )
 
 
 def described(model: Any, size: int | None) -> Preprocessing:

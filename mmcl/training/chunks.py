@@ -1,7 +1,6 @@
 """A batch in parts through the towers, with the gradients of the whole: gradient caching."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmcl.model import MultiTower, embedded
 from mmcl.types import Batch, modality_of
 
 Rows = Mapping[str, Tensor]
+NONE = slice(0, 0)
 
 
 class Chunks:
@@ -58,60 +58,56 @@ class Chunks:
     ) -> None:
         self.model, self.wrapped = model, wrapped
         self.autocast, self.unshared = autocast, unshared
-        self.parts = list(_parts(rows, batch, size))
-        self.counts = Counter({name: len(some) for name, some in rows.items()})
+        self.rows = rows
+        self.places = list(_places(batch, rows, size))
         self.generators: list[_Generators] = []
 
     @torch.no_grad()
     def embed(self) -> dict[str, Tensor]:
         """Vectors of all rows, by name, without activations; the objective's backward pass leaves gradients at them."""
         self.vectors: dict[str, Tensor] = {}
-        begun = Counter[str]()
         with _uncounted(self.model), self.autocast():
-            for part in self.parts:
+            for places in self.places:
+                part = self.part(places)
                 self.generators.append(_Generators(part))
                 for name, made in embedded(self.model, part).items():
-                    first, begun[name] = begun[name], begun[name] + len(made)
                     if name not in self.vectors:  # room for all: parts of their own would leave holes between chunks
-                        self.vectors[name] = made.new_empty(self.counts[name], made.shape[1], dtype=_wide(made.dtype))
-                    self.vectors[name][first : begun[name]] = made
-        self.after = _Generators(self.parts[-1])
+                        count = len(self.rows.get(name, made))
+                        self.vectors[name] = made.new_empty(count, made.shape[1], dtype=_wide(made.dtype))
+                    self.vectors[name][places.get(name, NONE)] = made
+        self.after = _Generators(self.part(self.places[-1]))
         return {name: vectors.requires_grad_() for name, vectors in self.vectors.items()}
 
     def backward(self) -> None:
         """Gradients of the towers, of those that are left at the vectors."""
         learning = {m for m in self.model.modalities if any(True for _ in self.model.tower(m).learning_parameters())}
-        begun = dict.fromkeys(self.vectors, 0)
-        for number, (part, generators) in enumerate(zip(self.parts, self.generators, strict=True)):
-            own = {name: rows for name, rows in part.items() if modality_of(name) in learning}
-            last = number == len(self.parts) - 1
+        for number, (places, generators) in enumerate(zip(self.places, self.generators, strict=True), 1):
+            own = {name: place for name, place in places.items() if modality_of(name) in learning}
+            last = number == len(self.places)
             if own or last:
                 generators.restore()
                 with nullcontext() if last else self.unshared():
-                    self._backward(embedded(self.wrapped, own), begun)
-            for name, rows in part.items():
-                begun[name] += len(rows)
+                    made = embedded(self.wrapped, self.part(own))
+                    torch.autograd.backward(list(made.values()), [self._left(n, x, own) for n, x in made.items()])
         self.after.restore()
 
-    def _backward(self, made: Mapping[str, Tensor], begun: Mapping[str, int]) -> None:
-        """Gradients of one chunk, whose rows begin where they do among all."""
-        gradients = []
-        for name, vectors in made.items():
-            whole = self.vectors[name].grad if name in self.vectors else None
-            first = begun.get(name, 0)
-            own = None if whole is None else whole[first : first + len(vectors)].to(vectors.dtype)
-            gradients.append(torch.zeros_like(vectors) if own is None else own)
-        torch.autograd.backward(list(made.values()), gradients)
+    def part(self, places: Mapping[str, slice]) -> dict[str, Tensor]:
+        """The rows that lie there."""
+        return {name: self.rows[name][place] for name, place in places.items()}
+
+    def _left(self, name: str, made: Tensor, places: Mapping[str, slice]) -> Tensor:
+        """The gradient that is left at the vectors of a chunk; zero where the objective does not look at them."""
+        gradient = self.vectors[name].grad if name in places else None
+        return torch.zeros_like(made) if gradient is None else gradient[places[name]].to(made.dtype)
 
 
-def _parts(rows: Rows, batch: Batch, size: int) -> Iterator[dict[str, Tensor]]:
-    """The rows of a few samples after another; one part without any where there are none."""
-    counts = {name: [0, *batch.present[name].cumsum(0).tolist()] for name in rows}
-    nothing = True
+def _places(batch: Batch, names: Iterable[str], size: int) -> Iterator[dict[str, slice]]:
+    """Where the rows of a few samples after another lie, of the names that have any; one empty part where none has."""
+    begun, nothing = dict.fromkeys(names, 0), True
     for first in range(0, len(batch), size):
-        last = min(first + size, len(batch))
-        part = {name: all_[counts[name][first] : counts[name][last]] for name, all_ in rows.items()}
-        part = {name: some for name, some in part.items() if len(some)}
+        counts = {name: int(batch.present[name][first : first + size].sum()) for name in begun}
+        part = {name: slice(begun[name], begun[name] + count) for name, count in counts.items() if count}
+        begun = {name: begun[name] + count for name, count in counts.items()}
         if part:
             nothing = False
             yield part

@@ -100,6 +100,12 @@ def foreign(folder: Path, into: Path) -> Path:
     return into / "copy"
 
 
+def begun(folder: Path, recipe: Callable[..., Recipe], into: Path) -> Encoder:
+    """Towers of a run whose weights are those of an export."""
+    towers = [f"towers.{m}.weights={folder}" for m in ("image", "text")]
+    return Encoder(build_model(recipe(into / "run", *towers)).eval(), torch.device("cpu"))
+
+
 def accuracy(images: torch.Tensor, classes: torch.Tensor, labels: list[int]) -> float:
     """Of the nearest class."""
     found = (images @ classes.T).argmax(1)

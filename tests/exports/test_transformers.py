@@ -13,9 +13,8 @@ import mmcl
 from mmcl.exports import open_export
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe
-from mmcl.runs import build_model
 from mmcl.towers.clip_names import packed, split
-from tests.exports.conftest import TEXTS, Seen, accuracy, compare, foreign
+from tests.exports.conftest import TEXTS, Seen, accuracy, begun, compare, foreign
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +65,7 @@ def test_it_is_a_folder_of_transformers(folder: Path, encoder: Encoder, seen: Se
 def test_a_run_begins_with_a_clip_of_transformers(
     folder: Path, encoder: Encoder, clip_recipe: Callable[..., Recipe], seen: Seen, tmp_path: Path
 ) -> None:
-    towers = [f"towers.{m}.weights={folder}" for m in ("image", "text")]
-    begun = Encoder(build_model(clip_recipe(tmp_path / "run", *towers)).eval(), torch.device("cpu"))
-    compare(begun, encoder, seen, exactly=True)
+    compare(begun(folder, clip_recipe, tmp_path), encoder, seen, exactly=True)
 
 
 def test_names_go_there_and_back(encoder: Encoder) -> None:
