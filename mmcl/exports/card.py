@@ -81,7 +81,7 @@ def _tower(source: Source, modality: str) -> dict[str, Any]:
     """A row of the table of towers."""
     part, tower = source.recipe.towers[modality], source.tower(modality)
     own = {key: v for key, v in part.model_dump(mode="json").items() if key not in TowerSpec.model_fields}
-    sizes = [f"{key} {_short(value)}" for key, value in own.items() if value is not None]
+    sizes = [f"{key} {_short(value)}" for key, value in own.items() if value not in (None, "")]
     head = "its own projection" if part.head is None else f"head {part.head.name}"
     return {
         "modality": modality,

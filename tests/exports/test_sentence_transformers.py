@@ -67,6 +67,7 @@ def opens_without_mmcl(run: Path, out: Path, by_task: bool = False) -> Any:
     card = (out / "README.md").read_text()
     assert 'SentenceTransformer("DIR")' in card
     assert "opens this folder without mmcl" in card
+    assert "suffix" not in card  # which is empty
     return model
 
 
