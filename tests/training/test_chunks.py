@@ -207,4 +207,4 @@ def test_a_run_in_chunks_is_the_run_at_once(tmp_path: Path, tiny: Callable[..., 
 def test_without_chunks_where_one_would_hold_the_batch(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
     recipe = tiny(tmp_path / "run", "training.chunk=32")
     trainer = Trainer(recipe, Run(tmp_path / "run"), lambda _: {})
-    assert trainer._chunks(next(iter(trainer.stream)), {}) is None
+    assert trainer.learner._chunks(next(iter(trainer.stream)), {}) is None

@@ -111,14 +111,14 @@ def trained(recipe: Recipe, resume: bool = False, stop: int | None = None) -> Pa
     run = Run(Path(recipe.run))
     run.path.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(recipe, run, lambda _: {}, resume)
-    update = trainer.update
+    update = trainer.learner.update
 
     def dying() -> Tensor:
         if trainer.step == stop:
             raise KeyboardInterrupt
         return update()
 
-    trainer.update = dying  # type: ignore[method-assign]
+    trainer.learner.update = dying  # type: ignore[method-assign]
     if stop is None:
         trainer.train()
     else:
@@ -219,9 +219,9 @@ def test_an_average_may_begin_in_the_middle_of_a_run(tmp_path: Path, tiny: Calla
     recipe = tiny(tmp_path / "run", "training.samples=320", "training.ema={decay: 0.9, evaluate: true}")
     trainer = Trainer(recipe, Run(run), lambda _: {}, resume=True)
     assert "the run had no average before" in trainer.notes[0]
-    assert trainer.average is not None
+    assert trainer.learner.average is not None
     ours = trainer.model.state_dict()
-    assert all(torch.equal(ours[name], x) for name, x in trainer.average.model.state_dict().items())
+    assert all(torch.equal(ours[name], x) for name, x in trainer.learner.average.model.state_dict().items())
     (run / "recipe.yaml").write_text(recipe.to_yaml())
     with pytest.raises(MmclError, match="step-00000008 has no averaged weights yet"):
         mmcl.load(run)
@@ -235,21 +235,23 @@ def test_the_teacher_is_the_average_and_its_vectors_are_fp32_whatever_the_towers
     trainer = Trainer(recipe, Run(tmp_path / "run"), lambda _: {})
     name, expected = "towers.text.backbone.transformer.positional_embedding", torch.zeros(())
     for batch, step in zip(trainer.stream, range(3), strict=False):
-        assert torch.isfinite(trainer.backward(batch).total)
-        trainer.update()
+        assert torch.isfinite(trainer.learner.backward(batch).total)
+        trainer.learner.update()
         decay = (1 + step) / (10 + step) if step else 0.0
         expected = decay * expected + (1 - decay) * trainer.model.state_dict()[name]
-    assert trainer.average is not None
-    torch.testing.assert_close(trainer.average.model.state_dict()[name], expected)
-    rows = present_rows(batch, trainer.names, trainer.device)
-    extras = trainer._extras(batch, rows)
+    assert trainer.learner.average is not None
+    torch.testing.assert_close(trainer.learner.average.model.state_dict()[name], expected)
+    rows = present_rows(batch, trainer.learner.names, trainer.learner.device)
+    extras = trainer.learner._extras(batch, rows)
     assert list(extras) == ["teacher.text", "grade", "ema.image", "ema.text.2"]
     assert {x.dtype for x in extras.values()} == {torch.float32}
     assert not any(x.requires_grad for x in extras.values())
     there = batch.present["text.2"]
     assert 0 < int(there.sum()) < len(batch)
     with torch.no_grad():
-        averaged, own = (model({"text": rows["text.2"]})["text"] for model in (trainer.average.model, trainer.model))
+        averaged, own = (
+            model({"text": rows["text.2"]})["text"] for model in (trainer.learner.average.model, trainer.model)
+        )
     torch.testing.assert_close(extras["ema.text.2"][there], averaged, rtol=0.05, atol=0.05)
     assert (averaged - own).norm() > 4 * (averaged - extras["ema.text.2"][there]).norm()
     assert not extras["ema.text.2"][~there].any()

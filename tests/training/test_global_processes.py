@@ -11,7 +11,7 @@ from torch import Tensor
 from mmcl import checkpoints, distributed, workflow
 from mmcl.losses.memory import NOBODY, SampleMemory
 from mmcl.recipe import Recipe
-from mmcl.training.loop import gathered
+from mmcl.training.record import gathered
 from mmcl.types import Batch, sample_id
 from tests.distributed_worker import run_processes
 from tests.losses.global_reference import CASES, built, steps

@@ -190,7 +190,7 @@ def test_broken_weights_never_take_the_place_of_good_ones(tmp_path: Path, tiny: 
     more = ["training.checkpoint_every_steps=1", "training.log_every_steps=8"]
     trainer = Trainer(tiny(tmp_path / "run", *more), Run(tmp_path / "run"), lambda _: {})
     (tmp_path / "run").mkdir()
-    update = trainer.update
+    update = trainer.learner.update
 
     def breaking() -> torch.Tensor:
         norm = update()
@@ -199,7 +199,7 @@ def test_broken_weights_never_take_the_place_of_good_ones(tmp_path: Path, tiny: 
                 trainer.model.tower("text").backbone.transformer.positional_embedding[0, 0] = torch.nan  # type: ignore[union-attr]
         return norm
 
-    trainer.update = breaking  # type: ignore[method-assign]
+    trainer.learner.update = breaking  # type: ignore[method-assign]
     with pytest.raises(MmclError, match=r"step 3: towers.text.backbone.transformer.positional_embedding is not finite"):
         trainer.train()
     checkpoint = checkpoints.latest(tmp_path / "run" / "checkpoints")

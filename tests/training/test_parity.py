@@ -31,7 +31,7 @@ def test_loss_gradients_and_weights_are_those_of_a_loop_with_clip_loss(
     )
     trainer = Trainer(recipe, Run(tmp_path / "run"), lambda _: {})
     trainer.model.to(dtype)
-    trainer.objective.to(dtype)
+    trainer.learner.objective.to(dtype)
     towers = copy.deepcopy(trainer.model.towers)
     log_scale = torch.nn.Parameter(torch.tensor(math.log(1 / 0.07)).to(dtype))
     named = list(towers.named_parameters())
@@ -43,7 +43,7 @@ def test_loss_gradients_and_weights_are_those_of_a_loop_with_clip_loss(
     batches = iter(trainer.stream)
     for step in range(STEPS):
         batch = next(batches)
-        out = trainer.backward(batch)
+        out = trainer.learner.backward(batch)
 
         image = F.normalize(towers["image"](batch["image"]), dim=-1)
         text = F.normalize(towers["text"](batch["text"]), dim=-1)
@@ -54,7 +54,7 @@ def test_loss_gradients_and_weights_are_those_of_a_loop_with_clip_loss(
         ours = dict(trainer.model.towers.named_parameters())
         for name, parameter in towers.named_parameters():
             torch.testing.assert_close(ours[name].grad, parameter.grad, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(trainer.objective.terms[0].temperature.log_scale.grad, log_scale.grad)
+        torch.testing.assert_close(trainer.learner.objective.terms[0].temperature.log_scale.grad, log_scale.grad)
 
         rise = (step + 1) / WARMUP
         fall = (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP))) / 2
@@ -63,7 +63,7 @@ def test_loss_gradients_and_weights_are_those_of_a_loop_with_clip_loss(
         optimizer.step()
         with torch.no_grad():
             log_scale.clamp_(max=math.log(100))
-        trainer.update()
+        trainer.learner.update()
 
     for name, parameter in towers.named_parameters():
         one, two = ours[name].detach(), parameter.detach()
@@ -71,4 +71,6 @@ def test_loss_gradients_and_weights_are_those_of_a_loop_with_clip_loss(
             # softmax does not see the keys' bias: its gradient is rounding alone, which Adam brings to full size
             one, two = (torch.cat([x[:width], x[2 * width :]]) for x, width in ((one, 32), (two, 32)))
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(trainer.objective.terms[0].temperature.log_scale, log_scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        trainer.learner.objective.terms[0].temperature.log_scale, log_scale, rtol=1e-5, atol=1e-5
+    )

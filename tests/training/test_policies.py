@@ -134,11 +134,11 @@ def test_learning_rates_have_the_factors_of_their_parameters(tmp_path: Path, tin
             "schedule.warmup=0.5",
         )
     )
-    names = {id(p): name for name, p in [*made.model.named_parameters(), *made.objective.named_parameters()]}
+    names = {id(p): name for name, p in [*made.model.named_parameters(), *made.learner.objective.named_parameters()]}
     batch = next(iter(made.stream))
-    made.backward(batch)
-    made.update()
-    rates = {names[id(p)]: group["lr"] for group in made.optimizer.param_groups for p in group["params"]}
+    made.learner.backward(batch)
+    made.learner.update()
+    rates = {names[id(p)]: group["lr"] for group in made.learner.optimizer.param_groups for p in group["params"]}
     block = f"{IMAGE}transformer.transformer.resblocks."
     expected = {  # depths 0, 1, 2, and 3 for what follows
         f"{IMAGE}transformer.conv1.weight": 0.0005,
@@ -148,9 +148,9 @@ def test_learning_rates_have_the_factors_of_their_parameters(tmp_path: Path, tin
         "towers.image.head.weight": 1,
         "towers.text.backbone.transformer.text_projection": 1,
     }
-    assert {name: rates[name] / made.lr for name in expected} == pytest.approx(expected)
-    assert len(made.optimizer.param_groups) == 2 + 4 * 2 - 1  # no matrix is as deep as the last normalisation
-    assert made.lr < 0.01, "the schedule has not moved it"
+    assert {name: rates[name] / made.learner.lr for name in expected} == pytest.approx(expected)
+    assert len(made.learner.optimizer.param_groups) == 2 + 4 * 2 - 1  # no matrix is as deep as the last normalisation
+    assert made.learner.lr < 0.01, "the schedule has not moved it"
 
 
 @pytest.mark.slow
@@ -300,8 +300,8 @@ def test_a_frozen_backbone_keeps_its_statistics_from_the_first_step_and_is_embed
     before = {name: buffer.clone() for name, buffer in made.model.tower("image").named_buffers()}
     assert any("running_mean" in name for name in before)
     for batch in (next(iter(made.stream)),) * 2:
-        made.backward(batch)
-        made.update()
+        made.learner.backward(batch)
+        made.learner.update()
     assert not changed(before, dict(made.model.tower("image").named_buffers()))
     mmcl.train(recipe)
     mmcl.export(recipe.run, "safetensors", tmp_path / "out")

@@ -20,7 +20,7 @@ from mmcl.losses import Objective
 from mmcl.model import MultiTower
 from mmcl.recipe import Recipe, dump_yaml
 from mmcl.towers import POLICIES, Backbone, Tower
-from mmcl.training.loop import gathered
+from mmcl.training.record import gathered
 from mmcl.types import Batch, Embeddings, Mixed, Transform, sample_id
 from tests.distributed_worker import run_processes
 

@@ -17,7 +17,7 @@ from mmcl import checkpoints, workflow
 from mmcl.errors import MmclError
 from mmcl.recipe import Recipe, dump_yaml
 from mmcl.runs import Run, check_free, holding
-from mmcl.training import Trainer
+from mmcl.training.learner import Learner
 
 LENGTH = ["training.samples=1920", "training.checkpoint_every_steps=5", "towers.image.patch_dropout=0.25"]
 
@@ -98,11 +98,11 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path, tiny: Callable[
 def failed(recipe: Recipe) -> Path:
     """A run that dies before its first step."""
 
-    def dying(*_: object) -> None:
+    def dying(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "backward", dying)
+        patch.setattr(Learner, "backward", dying)
         with pytest.raises(RuntimeError, match="out of memory"):
             workflow.train(recipe)
     path = Path(recipe.run)
