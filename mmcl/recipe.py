@@ -117,6 +117,21 @@ class EmaSpec(Spec):
         return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
 
+class BestSpec(Spec):
+    """Which checkpoint is the best."""
+
+    metric: str
+    """A number of a task, as `metrics.jsonl` calls it: `glyphs/retrieval/text_to_image/recall@10`."""
+    lower: bool = False
+    """Smaller is better."""
+    patience: Count | None = None
+    """End the run after so many evaluations in a row that bring no better one; go on to the end, unless told."""
+
+
+def _best(value: Any) -> Any:
+    return {"metric": value} if isinstance(value, str) else value
+
+
 def _ema(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | dict | EmaSpec | None):
         raise MmclError("say its decay, as in 0.999, or a mapping such as {decay: 0.999, evaluate: true}.")
@@ -135,6 +150,8 @@ class TrainingSpec(Spec):
     caching), at one forward pass more and the memory of a chunk. All of them, where nothing is said."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient."""
+    skip_nonfinite: Annotated[int, Field(ge=0)] = 10
+    """Steps whose loss or gradient is not finite are left out, so many in a row; after one more the run stops."""
     ema: Annotated[EmaSpec | None, BeforeValidator(_ema)] = None
     """A moving average of the towers, which an objective or the tasks look at: its decay, or a mapping."""
     log_every_steps: Count = 10
@@ -142,9 +159,16 @@ class TrainingSpec(Spec):
     eval_every_steps: Count | None = None
     """Measure the tasks; at the end only, where nothing is said."""
     checkpoint_every_steps: Count | None = None
-    """Leave a checkpoint; at the end only, where nothing is said."""
+    """Leave a checkpoint; at the end only, where nothing is said of steps, samples and minutes."""
+    checkpoint_every_samples: Count | None = None
+    """Leave a checkpoint whenever so many more samples were seen."""
+    checkpoint_every_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Leave a checkpoint whenever so much time has passed since the last one."""
     keep_checkpoints: Count = 2
     """Older ones are removed."""
+    best: Annotated[BestSpec | None, BeforeValidator(_best)] = None
+    """Keep the checkpoint at which a number of a task was best, too: its name, or a mapping. Each evaluation then
+    leaves a checkpoint."""
     processes: Count | None = None
     """Refuse to start with another number of processes."""
 

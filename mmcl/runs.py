@@ -5,6 +5,7 @@ environment.json   versions of the packages, the git commit, the machine, sizes 
 weights.json       what the towers began with: from where, and which tensors
 metrics.jsonl      a row every few steps
 bad_samples.jsonl  what could not be used
+warnings.jsonl     signs of collapse, with advice
 results.json       the tasks' numbers at the end
 report.html        the same, to look at
 checkpoints/
@@ -25,6 +26,7 @@ from typing import Any
 import filelock
 import torch
 
+from mmcl import checkpoints
 from mmcl.errors import MmclError
 from mmcl.files import write_json
 from mmcl.model import Encoder, MultiTower
@@ -69,6 +71,11 @@ class Run:
     def bad_samples(self) -> Path:
         """What could not be used, a JSON object a line."""
         return self.path / "bad_samples.jsonl"
+
+    @property
+    def warnings(self) -> Path:
+        """Signs that it learns nothing, a JSON object a line."""
+        return self.path / "warnings.jsonl"
 
     @property
     def examples(self) -> Path:
@@ -193,13 +200,13 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
     """The model of a run, as its newest whole checkpoint has it; the average of its weights where the recipe says so.
 
     Args:
-        path: a run folder.
+        path: a run folder; or one of its checkpoints (``RUN/checkpoints/step-00000260``, ``RUN/checkpoints/best``).
         device: where to compute; a GPU if there is one, unless told.
 
     Raises:
         MmclError: this is no run folder, or it has no checkpoint.
     """
-    recipe = Run(Path(path)).recipe()
+    recipe = Run(checkpoints.place(Path(path))[0]).recipe()
     weights = read_run(Path(path))
     with torch.random.fork_rng():  # the caller's own draws go on as they were
         model = build_model(recipe, load=False)

@@ -109,3 +109,9 @@ def _check_tasks(tasks: Sequence[Task], recipe: Recipe) -> None:
         task.check(list(recipe.towers))
         if keys.count(task.key) > 1 or task.key == "train":
             raise MmclError(f"tasks: {task.name}: its key {task.key!r} is taken; its numbers would hide others.")
+    best = recipe.training.best
+    if best is not None and not any(best.metric.startswith(f"{task.name}/") for task in tasks):
+        known = ", ".join(f"{task.name}/{task.evaluator.headline}" for task in tasks)
+        raise MmclError(
+            f"training.best.metric: no task of the recipe gives {best.metric!r}; they give: {known or 'none'}."
+        )

@@ -33,6 +33,7 @@ def taken(learner: Learner) -> tuple[Files, dict[str, Any]]:
 
 def give(learner: Learner, checkpoint: Checkpoint) -> list[str]:
     """Go on from a checkpoint; returns what a person should know of it."""
+    checkpoint.check_format()
     notes = []
     weights = checkpoint.tensors("weights")
     for name, module in (("model.", learner.model), ("objective.", learner.objective)):
