@@ -58,6 +58,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """Which of them is the best, where the recipe asks for one."""
+        return self.checkpoints / "best.json"
+
+    @property
     def metrics(self) -> Path:
         """Its metrics, a JSON object a line."""
         return self.path / "metrics.jsonl"

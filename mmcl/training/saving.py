@@ -104,7 +104,7 @@ class Best:
         if self._meet(step, results[self.spec.metric]) and distributed.rank() == 0:
             with writing(self.run, step):
                 found = {"step": step, "metric": self.spec.metric, "value": self.value}
-                write_json(self.run.checkpoints / "best.json", found)
+                write_json(self.run.best, found)
 
     def _meet(self, step: int, value: float) -> bool:
         """Whether it is the best."""

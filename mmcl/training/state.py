@@ -28,7 +28,9 @@ def taken(learner: Learner) -> tuple[Files, dict[str, Any]]:
     slots = learner.optimizer.state_dict()["state"]
     optimizer = {f"{i}.{name}": t for i, slot in slots.items() for name, t in slot.items()}
     rng = {f"{rank}.{name}": t for rank, state in enumerate(generators) for name, t in state.items()}
-    return {"weights": weights, "optimizer": optimizer, "rng": rng}, {"step": learner.step}
+    scaler = learner.accelerator.scaler
+    known = {"step": learner.step, "scaler": None if scaler is None else scaler.state_dict()}
+    return {"weights": weights, "optimizer": optimizer, "rng": rng}, known
 
 
 def give(learner: Learner, checkpoint: Checkpoint) -> list[str]:
@@ -47,6 +49,9 @@ def give(learner: Learner, checkpoint: Checkpoint) -> list[str]:
         slots.setdefault(int(number), {})[name] = tensor
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    scaler, kept = learner.accelerator.scaler, checkpoint.state["scaler"]
+    if scaler is not None and kept is not None:  # or the precision has changed
+        scaler.load_state_dict(kept)
     _restore_random_state(checkpoint.tensors("rng"), distributed.rank())
     learner.step = checkpoint.state["step"]
     return [*notes, f"resumed from {checkpoint.path} at step {learner.step}"]
