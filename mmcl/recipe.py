@@ -15,9 +15,10 @@ from mmcl.data.source import Selector, columns
 from mmcl.data.store import default_cache
 from mmcl.errors import MmclError
 from mmcl.losses import ObjectiveSpec
-from mmcl.optimizers import OptimizerPart, SchedulePart
+from mmcl.optimizers import OptimizerPart
 from mmcl.overrides import override, put
 from mmcl.registry import Part, Spec, Told, explain, refused
+from mmcl.schedules import SchedulePart
 from mmcl.towers import Asset, ModelFolder, TowerPart
 from mmcl.towers.weights import PRETRAINED, RANDOM, WeightsSpec
 from mmcl.types import modality_of
@@ -198,6 +199,10 @@ class Recipe(Spec):
             yield Told(("training", "samples"), told)
         else:
             yield from effects.of_policies(self.towers, self.steps)
+            try:
+                self.schedule.build().factor(0, self.steps)
+            except MmclError as error:
+                yield Told(("schedule",), str(error))
         yield from self._copies_misfits()
 
     def _copies_misfits(self) -> Iterator[Told]:

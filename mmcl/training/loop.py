@@ -24,6 +24,7 @@ from mmcl.training import checks, mixing
 from mmcl.training.average import Average
 from mmcl.training.bad_samples import BadSamples, in_words
 from mmcl.training.chunks import Chunks
+from mmcl.training.optimizer_state import remembered, restore
 from mmcl.training.progress import Metrics, ProgressLine, Row
 from mmcl.training.record import gathered, placed
 from mmcl.types import Batch, modality_of
@@ -306,8 +307,7 @@ class Trainer:
             weights = {f"model.{k}": t for k, t in self.model.state_dict().items()}
             weights |= {f"objective.{k}": t for k, t in self.objective.state_dict().items()}
             weights |= {f"ema.{k}": t for k, t in self.average.state().items()} if self.average is not None else {}
-            slots = self.optimizer.state_dict()["state"]
-            optimizer = {f"{i}.{name}": t for i, slot in slots.items() for name, t in slot.items()}
+            optimizer, numbers = remembered(self.optimizer)
             rng = {f"{rank}.{name}": t for rank, state in enumerate(generators) for name, t in state.items()}
             state = {
                 "step": self.step,
@@ -315,6 +315,7 @@ class Trainer:
                 "bad": bad,
                 "reading": self._reading,
                 "epoch": self.epoch,
+                "optimizer": numbers,
                 "data": self.stream.state(),
             }
             files = {"weights": weights, "optimizer": optimizer, "rng": rng}
@@ -344,11 +345,7 @@ class Trainer:
         averaged = {k.removeprefix("ema."): t for k, t in weights.items() if k.startswith("ema.")}
         if self.average is not None and not self.average.restore(averaged, self.model):
             self.notes.append("training.ema: the run had no average before; it begins with the weights of now")
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in checkpoint.tensors("optimizer").items():
-            number, _, name = key.partition(".")
-            slots.setdefault(int(number), {})[name] = tensor
-        self.optimizer.load_state_dict({"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        restore(self.optimizer, checkpoint.tensors("optimizer"), state["optimizer"])
         _restore_random_state(checkpoint.tensors("rng"), distributed.rank())
         self.stream.restore(state["data"])
         self.step, self.seconds, self.epoch = state["step"], state["seconds"], state["epoch"]
