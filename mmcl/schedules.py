@@ -2,14 +2,22 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field, PlainValidator, SerializeAsAny
 
 from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
 
-Span = Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=1, strict=True)]
+
+def _span(value: Any) -> float:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole and value >= 0) and not (isinstance(value, float) and 0 <= value < 1):
+        raise MmclError(f"say a share of all steps, below 1, or a whole number of steps; got {value!r}.")
+    return value
+
+
+Span = Annotated[float | int, PlainValidator(_span)]
 """How long: a number below 1 is a share of all steps, a whole number from 1 on is a number of steps."""
 Factor = Annotated[float, Field(ge=0, le=1)]
 Shape = Literal["linear", "cosine", "1-sqrt"]
