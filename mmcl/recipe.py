@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from mmcl import bundled, effects
-from mmcl.data import LastBatch, Source
+from mmcl.data import Batches, LastBatch, Source
 from mmcl.data.remote import ShardCache
 from mmcl.data.source import Selector, columns
 from mmcl.data.store import default_cache
@@ -77,6 +77,8 @@ class DataSpec(Spec):
     """Modalities whose rows are mixed with other rows before the towers, with targets that follow (CutMix)."""
     batch_size: Count
     """Rows of the global batch, over all processes."""
+    batches: Batches = "mixed"
+    """Of sources with weights: each batch is a mixture of all of them (`mixed`), or of one of them (`by_source`)."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Threads of each process that read and decode."""
     last_batch: LastBatch = "carry"

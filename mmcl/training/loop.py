@@ -87,6 +87,7 @@ class Trainer:
             cache=recipe.data.cache.open,
             transforms={m: transforms[modality_of(m)] for m in recipe.data.modalities},
             copies=recipe.data.copies,
+            batches=recipe.data.batches,
         )
         self.objective = Objective(recipe.objective, recipe.dim).to(self.device)
         self.model.to(self.device)
