@@ -100,7 +100,9 @@ def test_batches_by_source_are_of_one_each_and_their_weights_hold(two: list[Sour
         assert max(own) - min(own) <= 1
 
 
-@pytest.mark.parametrize("last_batch", ["carry", "drop", "pad", "keep"])
+@pytest.mark.parametrize(
+    "last_batch", ["carry", "keep", *(pytest.param(k, marks=pytest.mark.slow) for k in ("drop", "pad"))]
+)
 def test_batches_by_source_go_on_from_any_batch_on_any_number_of_processes(two: list[Source], last_batch: Any) -> None:
     """80 samples an epoch in batches of 7: the twelfth is the odd one."""
     whole, states, expected = by_source(two, last_batch=last_batch), [], []
