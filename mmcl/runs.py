@@ -37,7 +37,7 @@ from mmcl.towers.tensor_files import read_run
 from mmcl.towers.weights import PRETRAINED, RANDOM
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
-RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on
+RESUMABLE = ("run", "training", "tasks", "optimizer", "schedule")  # keys that may differ when a run goes on
 MENDABLE = (
     "shards",
     "modalities",
@@ -128,6 +128,24 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
         )
     _same(run.recipe(), recipe, run.path)
     return False
+
+
+def changes(stored: Recipe, given: Recipe) -> list[str]:
+    """What a run goes on with that was otherwise before: a line for each key."""
+    one, two = (
+        dict(_flat({key: recipe.model_dump(mode="json")[key] for key in RESUMABLE if key != "run"}))
+        for recipe in (stored, given)
+    )
+    keys = [key for key in {**one, **two} if one.get(key) != two.get(key)]
+    return [f"goes on with another {key}: {two.get(key)} instead of {one.get(key)}" for key in keys]
+
+
+def _flat(content: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 @contextmanager
@@ -297,6 +315,8 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
     for one, other in zip(_sources(before), _sources(now), strict=False):
         one.update({key: other[key] for key in MENDABLE})
     different = [key for key in now if key not in RESUMABLE and now[key] != before[key]]
+    if before["optimizer"]["name"] != now["optimizer"]["name"]:  # which could not read what the other remembers
+        different.append("optimizer.name")
     if different:
         raise MmclError(
             f"{path} was made with another recipe: {', '.join(different)} differ. Resume it with its own "

@@ -196,8 +196,8 @@ class Trainer:
             raise MmclError(
                 f"step {found.step}: {broken_in_words(found.broken)}. Steps in a row that were left out: "
                 f"{found.streak}; training.skip_nonfinite allows {allowed}. The weights are those of before. "
-                f"{self.saving.newest}: lower optimizer.lr, set training.clip_norm, raise the temperature's min, or "
-                "train in fp32, and resume."
+                f"{self.saving.newest}: lower optimizer.lr, set training.clip_norm, or train in fp32, and resume with "
+                "the changed recipe."
             )
         return found
 
@@ -281,6 +281,7 @@ def make_stream(recipe: Recipe, model: MultiTower) -> Stream:
         cache=recipe.data.cache.open,
         transforms={m: transforms[modality_of(m)] for m in recipe.data.modalities},
         copies=recipe.data.copies,
+        batches=recipe.data.batches,
     )
 
 

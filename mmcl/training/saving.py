@@ -10,8 +10,8 @@ from typing import Any
 from mmcl import checkpoints, distributed
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.files import write_json
-from mmcl.recipe import TrainingSpec
 from mmcl.runs import Run
+from mmcl.specs import TrainingSpec
 from mmcl.training.progress import Row
 from mmcl.training.state import Files
 

@@ -94,6 +94,26 @@ def test_resuming_another_recipe_is_refused(tmp_path: Path, tiny: Callable[..., 
         workflow.train(tiny(tmp_path / "run", "dim=8"), resume=True)
 
 
+def test_a_run_goes_on_with_another_rate_and_says_so(
+    tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflow.train(tiny(tmp_path / "run"))
+    more = ["training.samples=320", "optimizer.lr=1e-4", "training.clip_norm=1"]
+    workflow.train(tiny(tmp_path / "run", *more), resume=True)
+    told = capsys.readouterr().err
+    assert "goes on with another optimizer.lr: 0.0001 instead of 0.001" in told
+    assert "goes on with another training.clip_norm: 1.0 instead of None" in told
+    assert Run(tmp_path / "run").recipe().optimizer.lr == 1e-4  # type: ignore[attr-defined]
+    assert rows(tmp_path / "run")[-1]["lr"] < 1e-4
+    with pytest.raises(MmclError, match="made with another recipe: optimizer.name differ"):
+        workflow.train(tiny(tmp_path / "run", "optimizer=lion"), resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tiny: Callable[..., Recipe]) -> None:
+    with pytest.raises(MmclError, match=r"run: /proc/self/run cannot be written: .*choose another folder with run=DIR"):
+        workflow.train(tiny(Path("/proc/self/run")))
+
+
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
     workflow.train(tiny(tmp_path / "run"))
     workflow.train(tiny(tmp_path / "run", "training.samples=320"), resume=True)
