@@ -53,16 +53,20 @@ class Case:
 
 def towers(embed: int, vision: dict[str, int], text: dict[str, int]) -> dict[str, Any]:
     """A configuration of open_clip."""
-    context = {"context_length": 77, "vocab_size": 49408}
-    return {"embed_dim": embed, "vision_cfg": {"image_size": 224, **vision}, "text_cfg": {**context, **text}}
+    shared = {"image_size": 224, "patch_size": 32}
+    return {"embed_dim": embed, "vision_cfg": {**shared, **vision}, "text_cfg": {"vocab_size": 49408, **text}}
 
 
 SMALL = towers(
     64,
-    {"layers": 2, "width": 128, "head_width": 32, "patch_size": 32},
-    {"width": 128, "heads": 4, "layers": 2},
+    {"layers": 2, "width": 64, "head_width": 32},
+    {"context_length": 32, "layers": 2, "width": 64, "heads": 2},
 )
-VIT_B_32 = towers(512, {"layers": 12, "width": 768, "patch_size": 32}, {"width": 512, "heads": 8, "layers": 12})
+VIT_B_32 = towers(
+    512,
+    {"layers": 12, "width": 768},
+    {"context_length": 77, "layers": 12, "width": 512, "heads": 8},
+)
 CASES = (
     Case("small towers", SMALL, batch=128, threads=1, every=16, lines=3, goal=1.5),  # a line is a pass of 2,048
     Case("ViT-B/32", VIT_B_32, batch=16, threads=2, every=2, lines=3, goal=1.0),
