@@ -2,7 +2,7 @@
 
 A trial is a whole run on tiny towers: dropout, an average of the towers, memory of samples and a queue, chunks; some
 samples are bad; it measures a task and leaves checkpoints on the way. Its lives are killed one after the other, at
-instants drawn as failures come, with a mean of a third of the whole run: while the stream is opened, a step is done, a
+instants drawn as failures come, with a mean of a quarter of the whole run: while the stream is opened, a step is done, a
 checkpoint is written, the task is measured, the report is made. On two processes both die within 30 ms, or one of them
 alone, whereupon the other must end by itself. The life that nobody killed any more is the last.
 
@@ -29,7 +29,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,10 @@ from unittest import mock
 import numpy as np
 import psutil
 import torch
+from compared import Place, differences, rows, steps
 from kills import lines, samples
 
-from mmcl import checkpoints, distributed, workflow
+from mmcl import distributed, workflow
 from mmcl.data import write_shards
 from mmcl.files import write_json
 from mmcl.towers import train_sentencepiece
@@ -51,7 +51,6 @@ SAMPLES, PER_SHARD, BATCH, STEPS, EVERY = 500, 32, 32, 40, 4
 MOST = 12  # kills of a run
 AT_END = 2  # of these, after its last checkpoint
 SECONDS = 120  # that a life may take at most
-CLOCK = ("samples_per_second", "seconds_per_step", "seconds")
 TEMPERATURE = {"init": 0.1, "learn": True, "min": 0.02}
 MEMORY = {"name": "isogclr", "slots": 4096, "tau": 0.05}
 QUEUE = ["in_batch", {"name": "queue", "size": 80, "of": ["image", "text"]}]
@@ -105,27 +104,6 @@ def recipe(kind: str, shared: Path, run: Path, dropout: float) -> dict[str, Any]
     }
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run lies: its recipe, its folder, what its processes said."""
-
-    folder: Path
-
-    @property
-    def run(self) -> Path:
-        """The run folder."""
-        return self.folder / "run"
-
-    def step(self) -> int:
-        """Of the newest checkpoint; 0 where there is none."""
-        found = checkpoints.latest(self.run / "checkpoints")
-        return 0 if found is None else found.state["step"]
-
-    def begun(self, number: int) -> int:
-        """Steps that a life began with its first process."""
-        return len(list(lines(self.folder / f"told-{number}-0.jsonl")))
-
-
 def live(place: Place, number: int) -> None:
     """One process of one life: start the run, or go on with it, and tell each step's samples."""
     torch.set_num_threads(1)
@@ -154,7 +132,13 @@ def forked(place: Place, number: int, rank: int, world: int, port: int) -> None:
 
 
 def run_life(place: Place, number: int, world: int, after: Sequence[float] | None) -> bool:
-    """Run a life to its end, or kill processes so many seconds after it began (one number each; infinity: not this one).
+    """Run a life to its end, or kill its processes.
+
+    Args:
+        place: of the run.
+        number: of the life.
+        world: number of processes.
+        after: seconds from its beginning to the kill of each process; infinity lets it be.
 
     Returns:
         Whether it was done before.
@@ -195,53 +179,6 @@ def fell(place: Place, number: int, since: float) -> str:
     if place.step() == STEPS:
         return "after the last checkpoint"
     return "between checkpoints" if place.begun(number) else "before a life's first step"
-
-
-def steps(place: Place) -> dict[int, dict[int, str]]:
-    """Step -> place in the global batch -> key; every life that did a step must have told the same."""
-    found: dict[int, dict[int, str]] = {}
-    for path in sorted(place.folder.glob("told-*.jsonl")):
-        for step, offset, keys in lines(path):
-            for row, key in enumerate(keys, offset):
-                before = found.setdefault(step, {}).setdefault(row, key)
-                assert before == key, f"{path}: row {row} of step {step} is {key}, where another life had {before}"
-    return found
-
-
-def rows(place: Place) -> list[dict[str, Any]]:
-    """metrics.jsonl without the clock."""
-    return [{k: v for k, v in row.items() if k not in CLOCK} for row in lines(place.run / "metrics.jsonl")]
-
-
-def differences(one: Place, other: Place) -> list[str]:
-    """What is not the same of two runs, bit for bit."""
-    found = [checkpoints.latest(place.run / "checkpoints") for place in (one, other)]
-    assert all(checkpoint is not None and checkpoint.state["step"] == STEPS for checkpoint in found), found
-    told = []
-    for file in ("weights", "optimizer", "rng"):
-        a, b = (checkpoint.tensors(file) for checkpoint in found if checkpoint is not None)
-        assert a
-        told += [f"{file}: {name} is in one" for name in sorted(a.keys() ^ b.keys())]
-        told += [f"{file}: {name}" for name in sorted(a.keys() & b.keys()) if bits(a[name]) != bits(b[name])]
-    states = [{k: v for k, v in checkpoint.state.items() if k != "seconds"} for checkpoint in found if checkpoint]
-    told += [f"state: {key}" for key in states[0] if states[0][key] != states[1].get(key)]
-    first, second = rows(one), rows(other)
-    assert [row["step"] for row in first] == list(range(1, STEPS + 1))
-    told += [f"metrics.jsonl: {len(second)} rows"] if len(second) != len(first) else []
-    told += [f"metrics.jsonl: step {a['step']}" for a, b in zip(first, second, strict=False) if a != b]
-    results = [json.loads((place.run / "results.json").read_text()) for place in (one, other)]
-    for result in results:
-        del result["train"]["seconds"]
-    told += ["results.json"] if results[0] != results[1] else []
-    bad = [sorted((place.run / "bad_samples.jsonl").read_text().splitlines()) for place in (one, other)]
-    assert bad[0], "no sample was bad"
-    told += ["bad_samples.jsonl"] if bad[0] != bad[1] else []
-    return told + (["samples of steps"] if steps(one) != steps(other) else [])
-
-
-def bits(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """All of a tensor."""
-    return tensor.dtype, tensor.shape, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 class Trials:
@@ -287,7 +224,7 @@ class Trials:
         expected, took = self.uninterrupted(kind, world, 0.25)
         place, where, at = self.place(f"trial-{world}-{number}", kind, 0.25), [], []
         for life in range(MOST + 1):
-            instants = rng.exponential(took / 3) + rng.uniform(0, 0.03, world)
+            instants = rng.exponential(took / 4) + rng.uniform(0, 0.03, world)
             if world > 1 and rng.random() < 0.5:
                 instants[rng.integers(world)] = float("inf")  # one of two dies alone
             since = time.time()
@@ -297,7 +234,7 @@ class Trials:
             alone = "one of two, " if instants.max() == float("inf") else ""
             where.append(alone + fell(place, life, since))
             at.append(place.step())
-        told = differences(expected, place)
+        told = differences(expected, place, STEPS)
         if not told:
             shutil.rmtree(place.folder)
         return {"name": f"{number} on {world}, {kind}", "fell": where, "said": at, "differs": told}
@@ -327,9 +264,10 @@ def launched(place: Place, number: int, world: int, stop: int | None, delay: flo
     """A life by torchrun: to its end, or until so many seconds after a step of its was told; then all is killed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     command += [__file__, "--live", str(place.folder), str(number)]
-    with (place.folder / f"said-{number}.txt").open("w") as said, subprocess.Popen(
-        command, stdout=said, stderr=said
-    ) as process:
+    with (
+        (place.folder / f"said-{number}.txt").open("w") as said,
+        subprocess.Popen(command, stdout=said, stderr=said) as process,
+    ):
         deadline = time.monotonic() + SECONDS
         while process.poll() is None and not reached(place, number, stop):
             assert time.monotonic() < deadline, f"{place.folder}, life {number}: it did not come to step {stop}"

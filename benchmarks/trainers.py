@@ -28,9 +28,14 @@ HERE = Path(__file__).parent
 WORKERS = 2  # threads or processes that read and decode
 RATE = {"lr": 1e-3, "weight_decay": 0.2, "betas": [0.9, 0.98], "eps": 1e-6}
 CLIP_NORM, CROP = 1.0, (0.9, 1.0)  # the crop is open_clip's default
-PEER = "import sys, open_clip; open_clip.add_model_config(sys.argv[1]); import open_clip_train.main as m; m.main(sys.argv[2:])"
+PEER = (
+    "import sys, open_clip; open_clip.add_model_config(sys.argv[1]);"
+    "from open_clip_train.main import main; main(sys.argv[2:])"
+)
 OURS = re.compile(r"^step +(?P<step>\d+)/")
-THEIRS = re.compile(r"Train Epoch: 0 \[ *(?P<samples>\d+)/.*Data \(t\): (?P<data>[\d.]+) Batch \(t\): (?P<batch>[\d.]+)")
+THEIRS = re.compile(
+    r"Train Epoch: 0 \[ *(?P<samples>\d+)/.*Data \(t\): (?P<data>[\d.]+) Batch \(t\): (?P<batch>[\d.]+)"
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Case:
     batch: int
     threads: int
     every: int  # steps to a line of the log
-    lines: int  # that are timed, after two of each side that are not
+    lines: int  # that are timed, after the first one
+    pairs: int  # of runs
     goal: float
 
     @property
@@ -68,8 +74,10 @@ VIT_B_32 = towers(
     {"context_length": 77, "layers": 12, "width": 512, "heads": 8},
 )
 CASES = (
-    Case("small towers", SMALL, batch=128, threads=1, every=16, lines=3, goal=1.5),  # a line is a pass of 2,048
-    Case("ViT-B/32", VIT_B_32, batch=16, threads=2, every=2, lines=3, goal=1.0),
+    Case(
+        "small towers", SMALL, batch=128, threads=1, every=16, lines=3, pairs=5, goal=1.5
+    ),  # a line is a pass of 2,048
+    Case("ViT-B/32", VIT_B_32, batch=16, threads=2, every=2, lines=2, pairs=3, goal=1.0),
 )
 
 
@@ -151,7 +159,12 @@ def run(side: str, case: Case, data: Path, cache: Path = CACHE) -> Seen:
         if side == "mmcl":
             environment |= {"PYTHONPATH": str(HERE.parent), "ACCELERATE_USE_CPU": "true"}
         with subprocess.Popen(
-            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+            command,
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
         ) as process:
             try:
                 return timed(case, process)
@@ -193,7 +206,8 @@ def speed(quick: bool, cases: Sequence[Case] = CASES, cache: Path = CACHE) -> It
     for path in data.glob("*.tar"):
         path.read_bytes()  # into the page cache
     for case in cases:
-        pairs = [(run("mmcl", case, data, cache), run("open_clip", case, data, cache)) for _ in range(1 if quick else 5)]
+        times = range(1 if quick else case.pairs)
+        pairs = [(run("mmcl", case, data, cache), run("open_clip", case, data, cache)) for _ in times]
         name = f"{case.title}, batch {case.batch}"
         yield spread(f"{name}: mmcl", [ours.rate for ours, _ in pairs], "samples/s")
         yield spread(f"{name}: open_clip", [theirs.rate for _, theirs in pairs], "samples/s")
