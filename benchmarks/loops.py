@@ -104,12 +104,12 @@ def small(folder: Path, windows: int) -> Recipe:
 
 
 def large(folder: Path, windows: int) -> Recipe:
-    """ViT-B/32 in batches of 4, a row every 10 steps."""
+    """ViT-B/32 in batches of 4, a row every 5 steps."""
     rng = np.random.default_rng(0)
     samples = [{"__key__": f"{n:05d}", "jpg": tiny(rng), "txt": caption(rng)} for n in range(BATCHES * 4)]
     write_shards(samples, folder / "shards", 8)
     (folder / "model.json").write_text(json.dumps(VIT_B_32))
-    case = Case("", VIT_B_32, batch=4, threads=1, every=10, lines=windows - 1, pairs=0, goal=0)
+    case = Case("", VIT_B_32, batch=4, threads=1, every=5, lines=windows - 1, pairs=0, goal=0)
     said = folder / "recipe.yaml"
     said.write_text(json.dumps(recipe(case, folder / "shards", folder / "model.json", folder / "run")))
     return load_recipe(said)
@@ -137,8 +137,8 @@ def overhead(quick: bool) -> Iterator[Figure]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     for title, make, every, windows in (
-        ("glyphs/clip_tiny, batch 128", small, 20, 20),
-        ("ViT-B/32, batch 4", large, 10, 3),
+        ("glyphs/clip_tiny, batch 128", small, 20, 10),
+        ("ViT-B/32, batch 4", large, 5, 3),
     ):
         if quick and make is large:
             continue
