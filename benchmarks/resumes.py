@@ -2,9 +2,9 @@
 
 A trial is a whole run on tiny towers: dropout, an average of the towers, memory of samples and a queue, chunks; some
 samples are bad; it measures a task and leaves checkpoints on the way. Its lives are killed one after the other, at
-instants drawn as failures come, with a mean of a quarter of the whole run: while the stream is opened, a step is done, a
-checkpoint is written, the task is measured, the report is made. On two processes both die within 30 ms, or one of them
-alone, whereupon the other must end by itself. The life that nobody killed any more is the last.
+instants drawn as failures come, with a mean of a quarter of the whole run: while the stream is opened, a step is done,
+a checkpoint is written, the task is measured, the report is made. On two processes both die within 30 ms, or one of
+them alone, whereupon the other must end by itself. The life that nobody killed any more is the last.
 
 Goals: weights, slots of the optimizer, states of the generators and of the stream, metrics.jsonl (but for its clock),
 results.json, the list of bad samples and the samples of every step are those of a run that nobody killed, bit for bit,
@@ -47,7 +47,8 @@ from mmcl.towers import train_sentencepiece
 from mmcl.training import Trainer
 from mmcl.types import Batch
 
-SAMPLES, PER_SHARD, BATCH, STEPS, EVERY = 500, 32, 32, 40, 4
+SAMPLES, PER_SHARD, BATCH, STEPS = 500, 32, 32, 40
+EVERY, MEASURED = 4, 20  # steps to a checkpoint, and to a measurement
 MOST = 12  # kills of a run
 AT_END = 2  # of these, after its last checkpoint
 SECONDS = 120  # that a life may take at most
@@ -96,7 +97,7 @@ def recipe(kind: str, shared: Path, run: Path, dropout: float) -> dict[str, Any]
             "samples": STEPS * BATCH,
             "clip_norm": 1.0,
             "log_every_steps": 1,
-            "eval_every_steps": STEPS // 2,
+            "eval_every_steps": MEASURED,
             "checkpoint_every_steps": EVERY,
             **changed.get("training", {}),
         },
@@ -176,9 +177,17 @@ def fell(place: Place, number: int, since: float) -> str:
         return "before there was a run folder"
     if any(partial.stat().st_mtime >= since for partial in (place.run / "checkpoints").glob(".*.partial")):
         return "in a checkpoint"
+    said = list(lines(place.run / "metrics.jsonl"))
+    if said and place.step() == said[-1]["step"] and said[-1]["step"] % MEASURED == 0 and not measures(said[-1]):
+        return "between a checkpoint and its measurement"
     if place.step() == STEPS:
-        return "after the last checkpoint"
+        return "after the last measurement"
     return "between checkpoints" if place.begun(number) else "before a life's first step"
+
+
+def measures(row: dict[str, Any]) -> bool:
+    """Whether a row holds what a task measured."""
+    return any("recall" in name for name in row)
 
 
 class Trials:
