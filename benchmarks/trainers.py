@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from figures import Figure, spread
 from peers import CACHE, interpreter
 from pictures import shards
@@ -137,7 +138,8 @@ def arguments(case: Case, data: Path, config: Path, logs: Path) -> list[str]:
 class Seen:
     """One run."""
 
-    rate: float  # samples a second, from the second line to the last
+    rate: float  # samples a second, from the first line that counts to the last
+    cpu: float  # seconds a sample of user and system time, of all its processes
     waiting: float | None  # open_clip's own: share of a step in which it waits for data
 
 
@@ -178,26 +180,34 @@ def timed(case: Case, process: subprocess.Popen[str]) -> Seen:
     Raises:
         RuntimeError: it ended before.
     """
-    lines: list[tuple[float, int]] = []  # when, samples so far
+    lines: list[tuple[float, float, int]] = []  # when, CPU time and samples so far
     waits: list[float] = []
     said: list[str] = []
     assert process.stderr is not None
     for line in process.stderr:
         now = time.perf_counter()
         if ours := OURS.search(line):
-            lines.append((now, int(ours["step"]) * case.batch))
+            lines.append((now, cpu(process.pid), int(ours["step"]) * case.batch))
         elif theirs := THEIRS.search(line):
             samples = int(theirs["samples"])
             if samples > case.batch:  # the first step, which ours does not log
-                lines.append((now, samples))
+                lines.append((now, cpu(process.pid), samples))
                 waits.append(float(theirs["data"]) / float(theirs["batch"]))
         else:
             said.append(line)
         if len(lines) == case.lines + 1:
-            (start, first), (end, last) = lines[0], lines[-1]
+            (start, cpu_then, first), (end, cpu_now, last) = lines[0], lines[-1]
             assert last - first == case.lines * case.every * case.batch, lines
-            return Seen((last - first) / (end - start), sum(waits[1:]) / case.lines if waits else None)
+            waiting = sum(waits[1:]) / case.lines if waits else None
+            return Seen((last - first) / (end - start), (cpu_now - cpu_then) / (last - first), waiting)
     raise RuntimeError(f"it ended with {process.wait()} after {len(lines)} lines: {''.join(said[-30:])}")
+
+
+def cpu(pid: int) -> float:
+    """User and system seconds of a process and of those that it started."""
+    leader = psutil.Process(pid)
+    times = [process.cpu_times() for process in (leader, *leader.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
 def speed(quick: bool, cases: Sequence[Case] = CASES, cache: Path = CACHE) -> Iterator[Figure]:
@@ -212,5 +222,8 @@ def speed(quick: bool, cases: Sequence[Case] = CASES, cache: Path = CACHE) -> It
         yield spread(f"{name}: mmcl", [ours.rate for ours, _ in pairs], "samples/s")
         yield spread(f"{name}: open_clip", [theirs.rate for _, theirs in pairs], "samples/s")
         yield spread("  share of its steps in which open_clip waits for data", [t.waiting or 0 for _, t in pairs], "")
+        yield spread("  CPU of mmcl", [1000 * ours.cpu for ours, _ in pairs], "ms/sample")
+        yield spread("  CPU of open_clip", [1000 * theirs.cpu for _, theirs in pairs], "ms/sample")
+        yield spread("  CPU, mmcl / open_clip", [ours.cpu / theirs.cpu for ours, theirs in pairs], "")
         ratios = [ours.rate / theirs.rate for ours, theirs in pairs]
         yield spread(f"{name}: speed, mmcl / open_clip", ratios, "", case.goal, more=True)
