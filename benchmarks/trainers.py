@@ -7,6 +7,7 @@ checkpoints. A process that waits reads what each of them logs, line by line, an
 nothing is left out between two steps.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -171,7 +172,8 @@ def run(side: str, case: Case, data: Path, cache: Path = CACHE) -> Seen:
             try:
                 return timed(case, process)
             finally:
-                os.killpg(process.pid, signal.SIGKILL)  # it was started as the leader of a group of its own
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # it was started as the leader of a group of its own
 
 
 def timed(case: Case, process: subprocess.Popen[str]) -> Seen:
