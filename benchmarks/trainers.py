@@ -79,7 +79,7 @@ CASES = (
     Case(
         "small towers", SMALL, batch=128, threads=1, every=16, lines=3, pairs=5, goal=1.5
     ),  # a line is a pass of 2,048
-    Case("ViT-B/32", VIT_B_32, batch=16, threads=2, every=2, lines=2, pairs=3, goal=1.0),
+    Case("ViT-B/32", VIT_B_32, batch=16, threads=1, every=2, lines=2, pairs=3, goal=1.0),
 )
 
 
