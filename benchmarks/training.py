@@ -4,6 +4,8 @@
 
 memory: a batch in chunks (`training.chunk`) beside one batch as large as a chunk. Each in a process of its own: what
 its peak lies above the memory that it had with towers, optimizer and inputs before its first step.
+speed: samples a second of `mmcl train` beside open_clip's own trainer, data included (`trainers.py`).
+overhead: the part of a step that is neither towers, objective, optimizer nor waiting for data (`loops.py`).
 """
 
 import argparse
@@ -17,6 +19,8 @@ from typing import Any
 
 import torch
 from figures import Figure
+from loops import overhead
+from trainers import speed
 
 import mmcl
 from mmcl.model import MultiTower, embedded
@@ -95,7 +99,7 @@ def memory(quick: bool) -> Iterator[Figure]:
         yield Figure("  512 at once", raised(512, None), "MB")
 
 
-FIGURES: dict[str, Callable[[bool], Iterator[Figure]]] = {"memory": memory}
+FIGURES: dict[str, Callable[[bool], Iterator[Figure]]] = {"memory": memory, "speed": speed, "overhead": overhead}
 
 
 def main() -> None:
@@ -108,6 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.step:
         return step(args.step[0], args.step[1] or None)
+    os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     names = [args.only] if args.only else FIGURES
     found = [figure.shown().record() for name in names for figure in FIGURES[name](args.quick)]
     if args.json:
