@@ -172,7 +172,8 @@ def test_signs_of_collapse_are_told_with_advice(tiny: Callable[..., Recipe], tmp
 def test_a_run_that_collapses_says_so_once_and_keeps_it(
     tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = Trainer(tiny(tmp_path / "run"), Run(tmp_path / "run"), lambda _: {})
+    more = ["training.samples=768", "training.log_every_steps=8"]
+    trainer = Trainer(tiny(tmp_path / "run", *more), Run(tmp_path / "run"), lambda _: {})
     (tmp_path / "run").mkdir()
     for parameter in trainer.model.tower("image").parameters():
         parameter.requires_grad_(False).zero_()
@@ -180,5 +181,5 @@ def test_a_run_that_collapses_says_so_once_and_keeps_it(
     trainer.model.tower("image").register_forward_hook(lambda *a: torch.ones_like(a[2]) + 0 * a[2])
     trainer.train()
     kept = [json.loads(line) for line in (tmp_path / "run" / "warnings.jsonl").read_text().splitlines()]
-    assert [row["about"] for row in kept].count("embeddings/image/uniformity") == 1
+    assert [(row["step"], row["about"]) for row in kept].count((24, "embeddings/image/uniformity")) == 1
     assert capsys.readouterr().err.count("all vectors of image lie in one place") == 1
