@@ -6,7 +6,7 @@ does) is told by scaling the loss with the number of processes.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -43,6 +43,12 @@ def _group() -> Any:
     return dist.new_group()
 
 
+@cache
+def _hosts() -> Any:
+    """A group for what lies on the CPU, also where devices talk over nccl."""
+    return dist.new_group(backend="gloo")
+
+
 def gather(x: Shaped[Tensor, "batch ..."], rows: int) -> Shaped[Tensor, "all_batch ..."]:
     """Rows of all processes in the order of the ranks, with gradient.
 
@@ -76,6 +82,15 @@ def collect(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def anywhere(flags: Sequence[bool]) -> list[bool]:
+    """Which of some flags any process has set: between the hosts alone, so that no device is waited for."""
+    if world_size() == 1:
+        return list(flags)
+    seen = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(seen, dist.ReduceOp.MAX, group=_hosts())
+    return [bool(flag) for flag in seen.tolist()]
 
 
 def barrier() -> None:

@@ -124,7 +124,9 @@ class Trainer:
         spec, average, model = self.recipe.training.ema, self.learner.average, self.model
         if average is not None and spec is not None and spec.evaluate:
             model = average.model
-        results = self.evaluate(Encoder(model, self.learner.device))
+        encoder = Encoder(model, self.learner.device)
+        with self.learner.opened(model):
+            results = self.evaluate(encoder)
         if self.metrics is not None:
             self.metrics.extend_last(results if spec is None else {**results, "measured_ema": spec.evaluate})
         return results
