@@ -41,10 +41,10 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, run: Run, evaluate: Evaluate, resume: bool = False) -> None:
         self.recipe, self.run, self.evaluate = recipe, run, evaluate
-        self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
         checkpoint = checkpoints.latest(run.checkpoints) if resume else None
         self.begins = checkpoint is None
-        self.learner = Learner(recipe, load=self.begins)
+        self.learner = Learner(recipe, load=self.begins)  # from here on processes know of one another
+        self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
         self.notes += beginnings(self.model) if self.begins else []
         self.stream = make_stream(recipe, self.model)
         self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)

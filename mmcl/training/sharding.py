@@ -16,6 +16,7 @@ from mmcl.errors import MmclError
 from mmcl.media import Picture, Sound
 from mmcl.model import MultiTower
 from mmcl.towers.depth import block_modules
+from mmcl.towers.lora import adapts_attention
 from mmcl.training.chunks import uncounted
 
 ROWS = 2  # of a batch that counts nothing: batch normalisation wants more than one
@@ -130,6 +131,11 @@ def shard_(model: MultiTower, device: torch.device, reshard: bool) -> None:
         for name, parameter in tower.named_parameters():
             if not parameter.ndim:
                 raise MmclError(f"towers.{modality}: {name} is a single number, which FSDP2 cannot shard; use DDP.")
+        if any(adapts_attention(module) for module in tower.modules()):
+            raise MmclError(
+                f"towers.{modality}.policy: lora: adapters of torch's attention are added to its weights in each pass, "
+                "which FSDP2 cannot follow; say other targets (such as mlp.c_fc), or use DDP."
+            )
         if next(tower.parameters(), None) is not None:
             for unit in [*block_modules(tower.backbone).values(), tower]:
                 fully_shard(unit, mesh=mesh, reshard_after_forward=reshard)
@@ -220,7 +226,7 @@ def total_norm(gradients: Iterable[Tensor]) -> Tensor:
 
 def clip_(gradients: Iterable[Tensor], limit: float, norm: Tensor) -> None:
     """Scale gradients, sharded or not, so that their norm is at most a limit; as torch clips."""
-    torch._foreach_mul_([local(g) for g in gradients], (limit / (norm + 1e-6)).clamp(max=1.0))
+    torch._foreach_mul_([local(g) for g in gradients], (limit / (norm + 1e-6)).clamp(max=1.0))  # type: ignore[reportPrivateImportUsage]
 
 
 def _widened(vectors: Tensor) -> Tensor:

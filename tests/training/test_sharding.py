@@ -1,4 +1,4 @@
-"""Towers whose weights lie in parts on all processes: the numbers are those of whole towers, and checkpoints are whole."""
+"""Towers whose weights lie in parts on all processes: their numbers are those of whole ones, checkpoints are whole."""
 
 import io
 import json
@@ -211,7 +211,7 @@ def test_towers_that_stand_still_adapt_or_compute_again(shards: Path, tmp_path: 
     ways: dict[str, dict[str, Any]] = {
         "frozen": {"image": {"policy": "frozen", "weights": "random"}},
         "later": {"text": {"policy": {"name": "trained", "from_step": 3}}},
-        "lora": {"image": {"policy": {"name": "lora", "rank": 2}, "weights": "random"}},
+        "lora": {"image": {"policy": {"name": "lora", "rank": 2, "targets": ["mlp.c_fc"]}, "weights": "random"}},
         "last": {"text": {"policy": {"name": "trained", "last_layers": 1}}},
         "again": {"image": {"gradient_checkpointing": True}, "text": {"gradient_checkpointing": True}},
     }
