@@ -16,6 +16,7 @@ from mmcl.runs import build_model
 from mmcl.training import checks, mixing
 from mmcl.training.average import Average
 from mmcl.training.chunks import Chunks
+from mmcl.training.compiling import compile_
 from mmcl.training.devices import make_accelerator, sharding, unsharded_environment
 from mmcl.training.record import gathered, placed
 from mmcl.training.sharding import Sharded, apart_, clip_, opened, shard_, total_norm
@@ -51,6 +52,9 @@ class Learner:
         self.objective = Objective(recipe.objective, recipe.dim).to(self.device)
         self.average: Average | None = None
         self.towers = self._wrapped()
+        if recipe.training.compile:  # last, since copies would go on with what was compiled for the towers
+            for model in [self.model] if self.average is None else [self.model, self.average.model]:
+                compile_(model)
         optimizer, self.schedule = recipe.optimizer.build(), recipe.schedule.build()
         self.lr = self.base_lr = optimizer.lr
         self.optimizer: torch.optim.Optimizer
