@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from accelerate.utils import AutocastKwargs
 from torch import Tensor, nn
 
 from mmcl import distributed
@@ -74,7 +75,9 @@ class Learner:
         if ema is not None:  # before the weights are sharded: sharded modules cannot be copied
             self.average = Average(self.model, ema)
             shard_(self.average.model, self.device, self.sharding.reshard)
-        return Sharded(self.model, self.device, self.sharding.reshard, self.accelerator.autocast)
+        # its cache would keep copies of all weights, which are let go of one after another
+        uncached = partial(self.accelerator.autocast, AutocastKwargs(cache_enabled=False))
+        return Sharded(self.model, self.device, self.sharding.reshard, uncached)
 
     def opened(self, model: MultiTower) -> AbstractContextManager[None]:
         """The towers, or their average, in which each process embeds what it likes; a collective."""
