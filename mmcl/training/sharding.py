@@ -15,6 +15,7 @@ from mmcl import distributed
 from mmcl.errors import MmclError
 from mmcl.media import Picture, Sound
 from mmcl.model import MultiTower
+from mmcl.towers import Tower
 from mmcl.towers.depth import block_modules
 from mmcl.towers.lora import adapts_attention
 from mmcl.training.chunks import uncounted
@@ -57,9 +58,10 @@ class Sharded(nn.Module):
         autocast: Callable[..., AbstractContextManager[Any]],
     ) -> None:
         super().__init__()
-        self.fillers = {m: _filler(model, m).to(device) for m in model.modalities}
+        self.fillers = {m: filler(model.tower(m)).to(device) for m in model.modalities}
         shard_(model, device, reshard)
         self.model, self.device, self.reshards, self.autocast = model, device, reshard, autocast
+        self.units = units(model)
         self.sharing, self.owing = True, set[str]()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,13 +106,13 @@ class Sharded(nn.Module):
 
     def _share(self, sharing: bool) -> None:
         self.sharing = sharing
-        for unit in units(self.model):
+        for unit in self.units:
             unit.set_requires_gradient_sync(sharing, recurse=False)
             unit.set_reshard_after_backward(sharing, recurse=False)
 
     def close(self) -> None:
         """Let go of all whole weights, before they change."""
-        for unit in units(self.model):
+        for unit in self.units:
             unit.reshard()
 
 
@@ -233,11 +235,16 @@ def _widened(vectors: Tensor) -> Tensor:
     return vectors.float() if vectors.dtype.itemsize < 4 else vectors
 
 
-def _filler(model: MultiTower, modality: str) -> Tensor:
-    """Rows that a tower can take."""
-    tower = model.tower(modality)
+def filler(tower: Tower) -> Tensor:
+    """Rows that a tower can take, for a process that has none.
+
+    Raises:
+        MmclError: nothing is known that it could take.
+    """
     if tower.takes not in VALUES:
-        raise MmclError(f"towers.{modality}: FSDP2 does not know {tower.takes}; use DDP.")
+        raise MmclError(
+            f"a tower that takes {tower.takes} cannot be sharded (FSDP2): no row can be made for it; use DDP."
+        )
     transform = tower.transform(train=True)
     rows = transform.empty(ROWS)
     for row in rows:

@@ -23,10 +23,11 @@ from mmcl.data import write_shards
 from mmcl.errors import MmclError
 from mmcl.recipe import Recipe, check, dump_yaml, load_recipe
 from mmcl.runs import Run
-from mmcl.towers import train_sentencepiece
+from mmcl.towers import TOWERS, train_sentencepiece
 from mmcl.training import Trainer, devices
+from mmcl.training.sharding import filler
 from tests.distributed_worker import run_processes
-from tests.small_model import WORDS
+from tests.small_model import DIM, WORDS, towers
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 KEPT = {**FSDP, "FSDP_RESHARD_AFTER_FORWARD": "false"}
@@ -216,12 +217,12 @@ def test_towers_that_stand_still_adapt_or_compute_again(shards: Path, tmp_path: 
         "again": {"image": {"gradient_checkpointing": True}, "text": {"gradient_checkpointing": True}},
     }
     jobs, names = [], []
-    for name, towers in ways.items():
+    for name, changed in ways.items():
         for how, said in (("whole", {}), ("chunks", {"chunk": 2})):
             for way, environment in (("fsdp", FSDP), ("kept", KEPT)):
                 names.append((name, how, way))
-                jobs.append((recipe(shards, tmp_path / f"{name} {how} {way}", towers, **said), environment, False))
-        train([(recipe(shards, tmp_path / name, towers), {}, False)])
+                jobs.append((recipe(shards, tmp_path / f"{name} {how} {way}", changed, **said), environment, False))
+        train([(recipe(shards, tmp_path / name, changed), {}, False)])
     run_processes(train, 2, tmp_path / "processes", jobs)
     for name, how, way in names:
         alike(tmp_path / f"{name} {how} {way}", tmp_path / name)
@@ -270,6 +271,17 @@ def test_the_command_trains_resumes_measures_and_exports(
     assert mmcl.export(run, "safetensors", tmp_path / "export")["dim"] == 16
     texts = ["LATIN SMALL LETTER A", "GREEK SMALL LETTER BETA"]
     torch.testing.assert_close(mmcl.load(tmp_path / "export").embed("text", texts), encoder.embed("text", texts))
+
+
+def test_rows_for_a_process_that_has_none_are_such_as_every_tower_takes(tmp_path: Path) -> None:
+    mels = {"name": "spectrogram_vit", "seconds": 0.5, "width": 16, "layers": 1, "heads": 2, "token_dropout": 0.5}
+    vector = TOWERS.check({"name": "vector", "width": 6, "normalize": True}).build(dim=DIM)
+    for tower in [*towers(tmp_path, causal=False).values(), TOWERS.check(mels).build(dim=DIM), vector]:
+        rows = filler(tower)
+        vectors = tower(rows)
+        assert vectors.shape == (2, DIM)
+        (0 * vectors).sum().backward()
+        assert not any(p.grad.any() for p in tower.parameters() if p.grad is not None)  # also no NaN
 
 
 @pytest.mark.parametrize(
