@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmcl import distributed
@@ -141,6 +141,7 @@ def shard_(model: MultiTower, device: torch.device, reshard: bool) -> None:
         if next(tower.parameters(), None) is not None:
             for unit in [*block_modules(tower.backbone).values(), tower]:
                 fully_shard(unit, mesh=mesh, reshard_after_forward=reshard)
+            register_fsdp_forward_method(tower, "patches")
     model.to(device)
 
 

@@ -229,6 +229,21 @@ def test_towers_that_stand_still_adapt_or_compute_again(shards: Path, tmp_path: 
 
 
 @pytest.mark.slow
+def test_pictures_are_mixed_by_what_whole_towers_see(shards: Path, tmp_path: Path) -> None:
+    def mixing(name: str) -> dict[str, Any]:
+        content = recipe(shards, tmp_path / name)
+        content["data"] |= {"batch_size": 12, "mix": {"image": {"by": "text", "p": 0.9, "group": 6}}}
+        content["objective"] = "clip"
+        content["training"]["samples"] = STEPS * 12
+        return content
+
+    train([(mixing("one"), {}, False)])
+    run_processes(train, 2, tmp_path / "processes", [(mixing(n), way, False) for n, way in (("a", FSDP), ("b", KEPT))])
+    alike(tmp_path / "a", tmp_path / "one")
+    alike(tmp_path / "b", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_in_bf16_it_is_close_to_ddp(shards: Path, tmp_path: Path) -> None:
     jobs = [
         (recipe(shards, tmp_path / name, precision="bf16"), way, False) for name, way in (("fsdp", FSDP), ("ddp", {}))
