@@ -6,7 +6,7 @@ does) is told by scaling the loss with the number of processes.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -41,6 +41,12 @@ def share(rows: int, rank: int, world_size: int) -> tuple[int, int]:
 def _group() -> Any:
     """A group of our own: DDP reduces parameters that nothing reached already in forward, before our collectives."""
     return dist.new_group()
+
+
+@cache
+def _hosts() -> Any:
+    """A group for what lies on the CPU, also where devices talk over nccl."""
+    return dist.new_group(backend="gloo")
 
 
 def gather(x: Shaped[Tensor, "batch ..."], rows: int) -> Shaped[Tensor, "all_batch ..."]:
@@ -78,6 +84,15 @@ def collect(value: Any) -> list[Any]:
     return values
 
 
+def anywhere(flags: Sequence[bool]) -> list[bool]:
+    """Which of some flags any process has set: between the hosts alone, so that no device is waited for."""
+    if world_size() == 1:
+        return list(flags)
+    seen = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(seen, dist.ReduceOp.MAX, group=_hosts())
+    return [bool(flag) for flag in seen.tolist()]
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
@@ -95,18 +110,17 @@ class Agreement:
     """
 
     def __init__(self, numbers: int) -> None:
-        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
         self._said = torch.zeros(numbers, dtype=torch.long)
         self._work: Any = None
 
     def on(self, *numbers: int) -> list[int]:
         """What was agreed on at the call before, while these are said for the next one."""
-        if self._group is None:
+        if world_size() == 1:
             return list(numbers)
         if self._work is not None:
             self._work.wait()
         agreed, self._said = self._said.tolist(), torch.tensor(numbers)
-        self._work = dist.all_reduce(self._said, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._work = dist.all_reduce(self._said, op=dist.ReduceOp.MAX, group=_hosts(), async_op=True)
         return agreed
 
     def end(self) -> None:

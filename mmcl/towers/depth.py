@@ -57,6 +57,24 @@ def depths(encoder: nn.Module) -> Depths:
     return Depths(of, max(blocks), len(blocks))
 
 
+def block_modules(encoder: nn.Module) -> dict[str, nn.Module]:
+    """The blocks of an encoder by name, the innermost ones where they lie in stages; none where none are numbered."""
+    places = set[str]()
+    for name, _ in encoder.named_parameters():
+        if (match := BLOCK.search(name)) is not None:
+            inner = INNER.match(name, match.end()) if match[1] in STAGES else None
+            places.add(name[: (inner or match).end() - 1])
+    innermost = [p for p in places if not any(other.startswith(f"{p}.") for other in places)]
+    found: dict[str, nn.Module] = {}
+    for name, module in encoder.named_modules():
+        if name in innermost:
+            parts = module.named_children() if isinstance(module, nn.Sequential) else [("", module)]
+            found |= {
+                f"{name}.{part}".rstrip("."): one for part, one in parts if next(one.parameters(), None) is not None
+            }
+    return found
+
+
 def _of_timm(encoder: nn.Module) -> Iterator[tuple[str, int]]:
     """Depths within timm's models, which a family may have wrapped; what the wrapper adds comes after."""
     from timm.models import group_parameters

@@ -71,7 +71,7 @@ class Lora(Policy):
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=found)  # type: ignore[arg-type]
         inject_adapter_in_model(config, backbone)
         for module in backbone.modules():
-            if _adapts_attention(module):
+            if adapts_attention(module):
                 module.register_forward_pre_hook(_hold)
                 module.register_forward_hook(_restore, always_call=True)
 
@@ -159,7 +159,8 @@ def _is_adapter(module: nn.Module) -> bool:
     return hasattr(module, "base_layer") and hasattr(module, "merged_adapters")
 
 
-def _adapts_attention(module: nn.Module) -> bool:
+def adapts_attention(module: nn.Module) -> bool:
+    """Whether it adapts torch's attention, to whose weights peft adds the adapters in each pass."""
     return _is_adapter(module) and isinstance(module.base_layer, nn.MultiheadAttention)
 
 

@@ -9,12 +9,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmcl.model import MultiTower, embedded
 from mmcl.specs import EmaSpec
+from mmcl.training.sharding import load_, local
 
 
 class Average:
     """The average, which begins with the weights of the first step; it is never trained, and in evaluation mode.
 
-    Every process has the same one, since every process has the same weights.
+    Every process has the same one, or its part of it, since every process has the same weights.
 
     Args:
         model: the towers, on their device, before anything wraps them.
@@ -38,7 +39,8 @@ class Average:
 
     def _move(self, averaged: Any, weights: Any, _: Any) -> None:
         # the count lies on the CPU, so nobody waits for a device
-        get_ema_multi_avg_fn(self.spec.decay_at(int(self.averaged.n_averaged)))(averaged, weights, 0)
+        own, new = [local(x) for x in averaged], [local(x) for x in weights]
+        get_ema_multi_avg_fn(self.spec.decay_at(int(self.averaged.n_averaged)))(own, new, 0)
 
     @torch.no_grad()
     def embed(self, rows: Mapping[str, Tensor], chunk: int | None = None) -> dict[str, Tensor]:
@@ -60,7 +62,7 @@ class Average:
     def restore(self, state: Mapping[str, Tensor], model: MultiTower) -> bool:
         """Go on from a checkpoint; or, where it kept no average, begin with the weights: whether it did."""
         if state:
-            self.averaged.load_state_dict(dict(state))
+            load_(self.averaged, state)
         else:
             self.model.load_state_dict(model.state_dict())
         return bool(state)

@@ -5,6 +5,7 @@ from mmcl.errors import MmclError
 from mmcl.model import MultiTower
 from mmcl.recipe import Recipe
 from mmcl.training import mixing
+from mmcl.training.devices import Sharding, asks
 from mmcl.types import modality_of
 
 
@@ -46,13 +47,21 @@ def check_mixing(recipe: Recipe, model: MultiTower) -> None:
         raise MmclError("data.mix: a smaller last batch has no whole groups; take another data.last_batch.")
 
 
+def check_sharding(recipe: Recipe, sharding: Sharding | None) -> None:
+    """Refuse what sharded weights cannot do."""
+    if sharding is not None and recipe.training.precision == "fp16":
+        raise MmclError("training.precision: sharded weights (FSDP2) have no scaling for fp16; use bf16 or fp32.")
+
+
 def check_processes(recipe: Recipe) -> list[str]:
     """Refuse another number of processes than the recipe asks for; what else a person should know of them."""
     have, wanted = distributed.world_size(), recipe.training.processes
     advice = "On CPUs start N processes with: ACCELERATE_USE_CPU=true torchrun --nproc-per-node N -m mmcl train ..."
     if wanted is not None and wanted != have:
         raise MmclError(f"training.processes asks for {wanted}, but this run has {have}. {advice}")
-    asked = distributed.requested_processes()
+    asked, notes = distributed.requested_processes(), []
     if asked is not None and asked > have:
-        return [f"the launcher was asked for {asked} processes, but this run has {have}. {advice}"]
-    return []
+        notes.append(f"the launcher was asked for {asked} processes, but this run has {have}. {advice}")
+    if asks() and have == 1:
+        notes.append("accelerate asks for sharded weights (FSDP), but this run has one process: its weights are whole.")
+    return notes

@@ -40,6 +40,8 @@ class Chunks:
         size: samples of a chunk.
         autocast: in which the towers compute.
         unshared: in which gradients are not shared.
+        parts: how many there are, on every process; each goes through `wrapped`, also where this process has no rows
+            of it (sharded towers). As many as have rows, unless told.
 
     Reference:
         Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021, section
@@ -55,22 +57,25 @@ class Chunks:
         size: int,
         autocast: Callable[..., AbstractContextManager[Any]] = nullcontext,
         unshared: Callable[..., AbstractContextManager[Any]] = nullcontext,
+        parts: int | None = None,
     ) -> None:
         self.model, self.wrapped = model, wrapped
         self.autocast, self.unshared = autocast, unshared
         self.rows = rows
-        self.places = list(_places(batch, rows, size))
+        self.together = parts is not None
+        self.places = list(_places(batch, rows, size, parts))
         self.generators: list[_Generators] = []
 
     @torch.no_grad()
     def embed(self) -> dict[str, Tensor]:
         """Vectors of all rows, by name, without activations; the objective's backward pass leaves gradients at them."""
         self.vectors: dict[str, Tensor] = {}
-        with _uncounted(self.model), self.autocast():
+        with uncounted(self.model), self.autocast():
+            model = self.wrapped if self.together else self.model
             for places in self.places:
                 part = self.part(places)
                 self.generators.append(_Generators(part))
-                for name, made in embedded(self.model, part).items():
+                for name, made in embedded(model, part).items():
                     if name not in self.vectors:  # room for all: parts of their own would leave holes between chunks
                         count = len(self.rows.get(name, made))
                         self.vectors[name] = made.new_empty(count, made.shape[1], dtype=_wide(made.dtype))
@@ -84,7 +89,7 @@ class Chunks:
         for number, (places, generators) in enumerate(zip(self.places, self.generators, strict=True), 1):
             own = {name: place for name, place in places.items() if modality_of(name) in learning}
             last = number == len(self.places)
-            if own or last:
+            if own or last or self.together:
                 generators.restore()
                 with nullcontext() if last else self.unshared():
                     made = embedded(self.wrapped, self.part(own))
@@ -101,14 +106,17 @@ class Chunks:
         return torch.zeros_like(made) if gradient is None else gradient[places[name]].to(made.dtype)
 
 
-def _places(batch: Batch, names: Iterable[str], size: int) -> Iterator[dict[str, slice]]:
-    """Where the rows of a few samples after another lie, of the names that have any; one empty part where none has."""
+def _places(batch: Batch, names: Iterable[str], size: int, parts: int | None = None) -> Iterator[dict[str, slice]]:
+    """Where the rows of a few samples after another lie, of the names that have any.
+
+    Parts without rows are left out, but for one where there are no others; or there are as many as are asked for.
+    """
     begun, nothing = dict.fromkeys(names, 0), True
-    for first in range(0, len(batch), size):
+    for first in range(0, len(batch) if parts is None else parts * size, size):
         counts = {name: int(batch.present[name][first : first + size].sum()) for name in begun}
         part = {name: slice(begun[name], begun[name] + count) for name, count in counts.items() if count}
         begun = {name: begun[name] + count for name, count in counts.items()}
-        if part:
+        if part or parts is not None:
             nothing = False
             yield part
     if nothing:
@@ -133,7 +141,7 @@ class _Generators:
 
 
 @contextmanager
-def _uncounted(model: nn.Module) -> Iterator[None]:
+def uncounted(model: nn.Module) -> Iterator[None]:
     """Without taking up anything into running statistics (batch normalisation)."""
     counting = [m for m in model.modules() if m.training and getattr(m, "track_running_stats", False)]
     for module in counting:

@@ -1,24 +1,29 @@
 """What learns, and one step of it: batch -> towers -> gather -> objective -> gradients -> optimizer."""
 
+import math
 from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import AutocastKwargs
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmcl import distributed
 from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
-from mmcl.model import embedded, present_rows
+from mmcl.model import MultiTower, embedded, present_rows
 from mmcl.recipe import Recipe
 from mmcl.runs import build_model
 from mmcl.training import checks, mixing
 from mmcl.training.average import Average
 from mmcl.training.chunks import Chunks
-from mmcl.training.devices import make_accelerator
+from mmcl.training.compiling import compile_
+from mmcl.training.devices import make_accelerator, sharding, unsharded_environment
 from mmcl.training.record import gathered, placed
+from mmcl.training.sharding import Sharded, apart_, clip_, opened, shard_, total_norm
 from mmcl.types import Batch
 
 
@@ -37,9 +42,9 @@ class Outcome(NamedTuple):
 class Learner:
     """Towers, objective, optimizer, and the average of the towers where the recipe asks for one.
 
-    The towers are wrapped by accelerate (DDP on several processes); the objective is not: with cached gradients DDP
-    would reduce its parameters wrongly, so the step averages their gradients itself. The schedule is not handed to
-    accelerate, which would step it once a process.
+    The towers are wrapped by accelerate (DDP on several processes), or their weights are sharded (`Sharded`); the
+    objective is neither: with cached gradients DDP would reduce its parameters wrongly, so the step averages their
+    gradients itself. The schedule is not handed to accelerate, which would step it once a process.
 
     Args:
         recipe: what to build.
@@ -51,26 +56,49 @@ class Learner:
 
     def __init__(self, recipe: Recipe, load: bool = True) -> None:
         self.recipe = recipe
-        self.accelerator = make_accelerator(recipe.training.precision)
-        self.device = self.accelerator.device
-        self.model = build_model(recipe, load=load)
+        with unsharded_environment():
+            self.accelerator = make_accelerator(recipe.training.precision)
+            self.model = build_model(recipe, load=load)
+        self.device, self.sharding = self.accelerator.device, sharding()
         self.names, self.averaged = recipe.names, recipe.averaged
         checks.check_learning(self.model)
         checks.check_copies(recipe, self.model)
         checks.check_mixing(recipe, self.model)
+        checks.check_sharding(recipe, self.sharding)
         self.objective = Objective(recipe.objective, recipe.dim).to(self.device)
-        self.model.to(self.device)
-        self.average = None if recipe.training.ema is None else Average(self.model, recipe.training.ema)
+        self.average: Average | None = None
+        self.towers = self._wrapped()
+        if recipe.training.compile:  # last, since copies would go on with what was compiled for the towers
+            for model in [self.model] if self.average is None else [self.model, self.average.model]:
+                compile_(model)
         optimizer, self.schedule = recipe.optimizer.build(), recipe.schedule.build()
         self.lr = self.base_lr = optimizer.lr
         self.optimizer: torch.optim.Optimizer
         parameters = optimizer.over([self.model, self.objective], self.model.lr_factors())
-        self.towers, self.optimizer = self.accelerator.prepare(self.model, parameters)
+        self.optimizer = self.accelerator.prepare(apart_(parameters))
         self.owners = self._owners()
         self.step = 0
         self._losses: dict[str, Tensor] = {}  # of the step that is being made
         self.seen: dict[str, Tensor] = {}  # of the last step that was looked at
         torch.manual_seed(recipe.seed * 1_000_003 + distributed.rank())  # dropout differs between processes
+
+    def _wrapped(self) -> nn.Module:
+        """The towers as the backward pass needs them, on the device; their average beside them."""
+        ema = self.recipe.training.ema
+        if self.sharding is None:
+            self.model.to(self.device)
+            self.average = None if ema is None else Average(self.model, ema)
+            return self.accelerator.prepare(self.model)
+        if ema is not None:  # before the weights are sharded: sharded modules cannot be copied
+            self.average = Average(self.model, ema)
+            shard_(self.average.model, self.device, self.sharding.reshard)
+        # its cache would keep copies of all weights, which are let go of one after another
+        uncached = partial(self.accelerator.autocast, AutocastKwargs(cache_enabled=False))
+        return Sharded(self.model, self.device, self.sharding.reshard, uncached)
+
+    def opened(self, model: MultiTower) -> AbstractContextManager[None]:
+        """The towers, or their average, in which each process embeds what it likes; a collective."""
+        return nullcontext() if self.sharding is None else opened(model, self.sharding.reshard)
 
     def backward(self, batch: Batch, look: bool = False) -> LossOutput:
         """Loss of a batch, and the gradients of the global batch on every process.
@@ -97,6 +125,8 @@ class Learner:
         if chunks is not None:
             del embeddings  # or they would lie beside a chunk's activations
             chunks.backward()
+        if isinstance(self.towers, Sharded):
+            self.towers.close()
         distributed.average_gradients(self.objective.parameters_at(self.step))
         self._losses = losses
         return out
@@ -107,7 +137,9 @@ class Learner:
         if size is None or size >= self.recipe.data.batch_size:  # the same on all processes
             return None
         unshared = partial(self.accelerator.no_sync, self.towers)
-        return Chunks(self.model, self.towers, rows, batch, size, self.accelerator.autocast, unshared)
+        longest = distributed.share(batch.size, 0, distributed.world_size())[1]
+        parts = None if self.sharding is None else math.ceil(longest / size)
+        return Chunks(self.model, self.towers, rows, batch, size, self.accelerator.autocast, unshared, parts)
 
     def _mix_(self, batch: Batch, rows: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Mix rows before the towers; partners and weights of this process's rows, for their targets."""
@@ -116,11 +148,12 @@ class Learner:
             present = batch.present[name]
             drawn = mixing.draw(spec, name, present, batch.offset, self.recipe.seed, self.step)
             weight = torch.ones(len(batch))
-            if name in rows:
-                matter = None
-                if spec.by is not None and spec.by in whole:
-                    with self.accelerator.autocast():
+            matter = None
+            if spec.by is not None:
+                with self.opened(self.model), self.accelerator.autocast():
+                    if name in rows and spec.by in whole:
                         matter = mixing.matters(self.model, whole, batch.present, name, spec.by)
+            if name in rows:
                 rows[name], weight = mixing.mixed(spec, rows[name], drawn, present, matter)
             found[name] = drawn.partner, weight
         return found
@@ -130,7 +163,7 @@ class Learner:
         extras = {name: batch[name].to(self.device, non_blocking=True) for name in self.recipe.data.extras}
         if self.averaged:
             assert self.average is not None
-            with self.accelerator.autocast():
+            with self.opened(self.average.model), self.accelerator.autocast():
                 seen = {name: rows[name] for name in self.averaged if name in rows}
                 vectors = self.average.embed(seen, self.recipe.training.chunk)
             known = placed(vectors, batch, self.averaged, self.model.dim, self.device).unbind(1)
@@ -149,8 +182,7 @@ class Learner:
         norms = self._norms()
         limit, norm = self.recipe.training.clip_norm, norms["grad_norm"]
         if limit is not None:
-            everything = [p for parameters in self.owners.values() for p in parameters]
-            torch.nn.utils.clip_grads_with_norm_(everything, limit, norm)
+            clip_([p.grad for own in self.owners.values() for p in own if p.grad is not None], limit, norm)
         scaled = self.accelerator.scaler is not None  # which looks at gradients alone
         taken = norm.isfinite() if scaled else norm.isfinite() & self._losses["loss"].isfinite()
         self._move(taken)
@@ -191,8 +223,7 @@ class Learner:
         norms = {}
         for name, parameters in self.owners.items():
             gradients = [p.grad for p in parameters if p.grad is not None]
-            zero = torch.zeros((), device=self.device)
-            norms[f"{name}/grad_norm"] = torch.nn.utils.get_total_norm(gradients) if gradients else zero
+            norms[f"{name}/grad_norm"] = total_norm(gradients) if gradients else torch.zeros((), device=self.device)
         return {"grad_norm": torch.stack([n.float() for n in norms.values()]).norm(), **norms}
 
 

@@ -44,10 +44,10 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, run: Run, evaluate: Evaluate, resume: bool = False) -> None:
         self.recipe, self.run, self.evaluate = recipe, run, evaluate
-        self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
         checkpoint = checkpoints.latest(run.checkpoints) if resume else None
         self.begins = checkpoint is None
-        self.learner = Learner(recipe, load=self.begins)
+        self.learner = Learner(recipe, load=self.begins)  # from here on processes know of one another
+        self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
         self.notes += beginnings(self.model) if self.begins else []
         self.stream = make_stream(recipe, self.model)
         self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)
@@ -160,7 +160,9 @@ class Trainer:
         spec, average, model = self.recipe.training.ema, self.learner.average, self.model
         if average is not None and spec is not None and spec.evaluate:
             model = average.model
-        results = self.evaluate(Encoder(model, self.learner.device))
+        encoder = Encoder(model, self.learner.device)
+        with self.learner.opened(model):
+            results = self.evaluate(encoder)
         if self.metrics is not None:
             with writing(self.run, self.step):
                 more = {} if spec is None else {"measured_ema": spec.evaluate}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import MmclError
+from mmcl.training.sharding import parted
 
 Number = bool | int | float
 
@@ -38,6 +39,7 @@ def remembered(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dic
 
 def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Number]) -> None:
     """Go on from what `remembered` gave, over the same parameters in the same order."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots: dict[int, dict[str, Any]] = {}
     groups = [dict(group) for group in optimizer.state_dict()["param_groups"]]
     for key, value in {**tensors, **numbers}.items():
@@ -46,5 +48,6 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], num
             number, _, name = name.partition(".")
             groups[int(number)][name] = value
         else:
+            value = parted(value, parameters[int(place)]) if isinstance(value, Tensor) else value
             slots.setdefault(int(place), {})[name] = value
     optimizer.load_state_dict({"state": slots, "param_groups": groups})

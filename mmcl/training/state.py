@@ -11,12 +11,15 @@ from mmcl.checkpoints import Checkpoint
 from mmcl.errors import MmclError
 from mmcl.training.learner import Learner
 from mmcl.training.optimizer_state import remembered, restore
+from mmcl.training.sharding import load_, local, whole
 
 Files = dict[str, dict[str, Tensor]]
 
 
 def taken(learner: Learner) -> tuple[Files, dict[str, Any]]:
     """Tensors of a checkpoint's files, and what is no tensor, of what learns; a collective.
+
+    Sharded ones are gathered on the first process alone, which writes them.
 
     Raises:
         MmclError: weights are broken, which would take the place of good ones.
@@ -34,7 +37,7 @@ def taken(learner: Learner) -> tuple[Files, dict[str, Any]]:
         "optimizer": numbers,
         "scaler": None if scaler is None else scaler.state_dict(),
     }
-    return {"weights": weights, "optimizer": optimizer, "rng": rng}, known
+    return {"weights": whole(weights), "optimizer": whole(optimizer), "rng": rng}, known
 
 
 def give(learner: Learner, checkpoint: Checkpoint) -> list[str]:
@@ -43,7 +46,7 @@ def give(learner: Learner, checkpoint: Checkpoint) -> list[str]:
     notes = []
     weights = checkpoint.tensors("weights")
     for name, module in (("model.", learner.model), ("objective.", learner.objective)):
-        module.load_state_dict({k.removeprefix(name): t for k, t in weights.items() if k.startswith(name)})
+        load_(module, {k.removeprefix(name): t for k, t in weights.items() if k.startswith(name)})
     averaged = {k.removeprefix("ema."): t for k, t in weights.items() if k.startswith("ema.")}
     if learner.average is not None and not learner.average.restore(averaged, learner.model):
         notes.append("training.ema: the run had no average before; it begins with the weights of now")
@@ -63,9 +66,10 @@ def check_weights(learner: Learner) -> None:
         MmclError: some are not finite.
     """
     named = [*learner.model.named_parameters(), *learner.objective.named_parameters()]
-    finite = torch.stack([parameter.detach().isfinite().all() for _, parameter in named])
-    if not finite.all():
-        name = named[int((~finite).nonzero()[0, 0])][0]
+    broken = torch.stack([~local(parameter.detach()).isfinite().all() for _, parameter in named])
+    broken = distributed.total(broken.float())  # each process may have a part of its own
+    if broken.any():
+        name = named[int(broken.nonzero()[0, 0])][0]
         raise MmclError(
             f"step {learner.step}: {name} is not finite, so no checkpoint was written. The newest one is from before; "
             "lower optimizer.lr or set training.clip_norm, and resume."
