@@ -32,11 +32,11 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
 
 def _convolution_backward(gradient: Any, rows: Any, weight: Any, *more: Any, **_: Any) -> int:
     """As much again as the forward pass for the rows, and for the weights, where these are asked for."""
-    *_, transposed, _, _, (of_rows, of_weights, _) = more
-    return conv_flop_count(rows, weight, gradient, transposed) * (of_rows + of_weights)
+    transposed, asked = more[4], more[7]
+    return conv_flop_count(rows, weight, gradient, transposed) * sum(asked[:2])
 
 
-FORMULAS = {
+FORMULAS: dict[Any, Any] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten.convolution_backward: _convolution_backward,
@@ -112,7 +112,8 @@ def pretending(*modules: nn.Module) -> Iterator[None]:
     with FakeTensorMode():
         made: dict[int, Tensor] = {}  # tied weights stay tied
         for part in parts:
-            for tensors in (part._parameters, part._buffers):
+            held: list[dict[str, Any]] = [part._parameters, part._buffers]
+            for tensors in held:
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         tensors[name] = made.setdefault(id(tensor), _pretended(tensor))

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mmcl import distributed
+from mmcl import distributed, marks
 from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
 from mmcl.model import embedded, present_rows
 from mmcl.recipe import Recipe
@@ -42,7 +42,7 @@ class Learner:
         self.names, self.averaged = recipe.names, recipe.averaged
         checks.check_learning(self.model)
         checks.check_copies(recipe, self.model)
-        checks.check_mixing(recipe, self.model)
+        checks.check_mixing(recipe, self.model, distributed.world_size())
         self.objective = Objective(recipe.objective, recipe.dim).to(self.device)
         self.model.to(self.device)
         self.average = None if recipe.training.ema is None else Average(self.model, recipe.training.ema)
@@ -69,16 +69,19 @@ class Learner:
         vectors = embedded(self.towers, rows) if chunks is None else chunks.embed()
         embeddings = gathered(vectors, batch, self.names, self.model.dim, self.device, extras, mixed)
         embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
-        out = self.objective(embeddings)
+        with marks.part("objective: forward"):
+            out = self.objective(embeddings)
         if look:
             self.seen = {f"embeddings/{name}": value for name, value in diagnostics(embeddings).items()}
             norms = gradient_norms(self.objective, embeddings)
             self.seen |= {f"grad_norm/{name}": value for name, value in norms.items()}
         # partial losses sum to the loss, but DDP averages their gradients
-        self.accelerator.backward(out.total * distributed.world_size())
+        with marks.part("objective: backward"):  # until it comes to the vectors (`gathered`)
+            self.accelerator.backward(out.total * distributed.world_size())
         if chunks is not None:
             del embeddings  # or they would lie beside a chunk's activations
-            chunks.backward()
+            with marks.part("towers: backward"):
+                chunks.backward()
         distributed.average_gradients(self.objective.parameters_at(self.step))
         return out
 
@@ -118,6 +121,7 @@ class Learner:
             extras |= {f"ema.{name}": x for name, x in zip(self.averaged, known, strict=True)}
         return extras
 
+    @marks.part("clip and optimizer")
     def update(self) -> Tensor:
         """One step of the optimizer; returns the norm of the gradient before it was clipped."""
         self.lr = self.base_lr * self.schedule.factor(self.step, self.recipe.steps)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmcl import checkpoints, distributed, effects
+from mmcl import checkpoints, distributed, effects, marks
 from mmcl.data import Stream
 from mmcl.errors import MmclError
 from mmcl.model import Encoder, MultiTower
@@ -94,7 +94,8 @@ class Trainer:
         batches = iter(self.stream)
         while self.step < steps:
             seen = self.stream.samples_seen
-            batch = next(batches)
+            with marks.part("data"):
+                batch = next(batches)
             if batch.epoch != self.epoch:  # on all processes in the same step
                 self._say_bad(f"epoch {self.epoch} ended", seen)
                 self.epoch = batch.epoch

@@ -1,7 +1,6 @@
 """What a run will be, before it is one: how long, how many operations, how much memory."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +61,6 @@ class Plan:
     checkpoints: int
     kept: int
     evaluations: int
-    unchecked: list[str] = field(default_factory=list)
-    """What could not be checked here."""
 
 
 def make_plan(recipe: Recipe, model: MultiTower, objective: Objective, processes: int, epoch: int | None) -> Plan:
@@ -124,7 +121,7 @@ def make_plan(recipe: Recipe, model: MultiTower, objective: Objective, processes
     )
 
 
-def _tower(  # noqa: PLR0913 - parts of one calculation
+def _tower(
     recipe: Recipe,
     model: MultiTower,
     modality: str,
