@@ -23,6 +23,7 @@ from mmcl.training import checks
 from mmcl.training.devices import check_precision
 from mmcl.training.loop import make_stream
 from mmcl.training.plan import Plan, make_plan
+from mmcl.training.tracking import check_installed
 from mmcl.workflow import check_task
 
 
@@ -66,6 +67,8 @@ def dry_run(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) 
     _look_at_tasks(recipe, found)
     with found.looking():
         _look_at_folder(recipe, resume)
+    with found.looking():
+        check_installed(recipe.training.trackers)
     with found.looking():
         check_precision(recipe.training.precision, "gpu" if torch.accelerator.is_available() else "cpu")
     if distributed.launched()[1] > 1:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 
 import torch
 from torch import Tensor
@@ -13,10 +14,10 @@ from mmcl.errors import MmclError
 from mmcl.model import Encoder, MultiTower
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, beginnings
-from mmcl.training import checks, state
+from mmcl.training import checks, state, tracking
 from mmcl.training.bad_samples import BadSamples, in_words
 from mmcl.training.learner import Learner
-from mmcl.training.progress import Metrics, ProgressLine, Row
+from mmcl.training.progress import ProgressLine, Row
 from mmcl.training.window import Window
 from mmcl.types import modality_of
 
@@ -41,6 +42,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, run: Run, evaluate: Evaluate, resume: bool = False) -> None:
         self.recipe, self.run, self.evaluate = recipe, run, evaluate
+        tracking.check_installed(recipe.training.trackers)
         self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
         checkpoint = checkpoints.latest(run.checkpoints) if resume else None
         self.begins = checkpoint is None
@@ -73,8 +75,10 @@ class Trainer:
             The tasks' numbers, the ``samples`` and ``seconds`` of training, and whether an average was measured.
         """
         main = distributed.rank() == 0
-        self.metrics = Metrics(self.run.metrics, self.step) if main else None
-        with ProgressLine(self.recipe.steps, self.step, show=main) as self.progress:
+        with ExitStack() as stack:
+            self.progress = stack.enter_context(ProgressLine(self.recipe.steps, self.step, show=main))
+            rows = tracking.tracked(self.recipe, self.run, self.step, self.progress.say) if main else nullcontext()
+            self.metrics = stack.enter_context(rows)
             for note in self.notes:
                 self.progress.say(note)
             results = self._loop()

@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -100,7 +101,6 @@ class Clock:
                 self._tracing = False
                 self.profiler.stop()
             raise Enough
-        self._since = time.perf_counter()
 
     def _open(self, name: str) -> None:
         if self._tracing:
@@ -114,8 +114,10 @@ class Clock:
 
     def collectives(self) -> float:
         """Seconds of a traced step in which processes talk to one another."""
+        if not self.traced:
+            return 0.0
         spans = [e.time_range.elapsed_us() for e in self.profiler.events() or [] if e.name.startswith(COLLECTIVES)]
-        return sum(spans) / 1e6 / max(self.traced, 1)
+        return sum(spans) / 1e6 / self.traced
 
 
 def profiled(recipe: Recipe, warmup: int = 5, steps: int = 20, traced: int = 3, trace: Path | None = None) -> Profile:
@@ -137,8 +139,8 @@ def profiled(recipe: Recipe, warmup: int = 5, steps: int = 20, traced: int = 3, 
     clock = Clock(warmup, steps, traced)
     count = warmup + steps + traced
     batch = recipe.data.batch_size
-    changed = {"samples": max(recipe.training.samples, (count + 1) * batch)}
-    changed |= dict.fromkeys(("eval_every_steps", "checkpoint_every_steps"))
+    changed: dict[str, Any] = {"samples": max(recipe.training.samples, (count + 1) * batch)}
+    changed |= {"eval_every_steps": None, "checkpoint_every_steps": None, "trackers": []}
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changed)})
     with tempfile.TemporaryDirectory(prefix="mmcl-profile-") as folder:
         trainer = Trainer(recipe, Run(Path(folder)), lambda _: {})
