@@ -3,7 +3,7 @@
     python benchmarks/training.py [--only NAME] [--quick] [--json FILE]
 
 estimate: the memory of `mmcl train --dry-run` beside the peak of three steps of the same recipe, with real batches.
-Pictures of 224 pixels come from `SHARDS`, a folder of a few noise pictures that is made for it.
+Its pictures are noise.
 
 memory: a batch in chunks (`training.chunk`) beside one batch as large as a chunk. Each in a process of its own: what
 its peak lies above the memory that it had with towers, optimizer and inputs before its first step.
