@@ -2,11 +2,11 @@
 
     python benchmarks/training.py [--only NAME] [--quick] [--json FILE]
 
-estimate: the memory of `mmcl train --dry-run` beside the peak of three steps of the same recipe, with real batches.
-Its pictures are noise.
-
 memory: a batch in chunks (`training.chunk`) beside one batch as large as a chunk. Each in a process of its own: what
 its peak lies above the memory that it had with towers, optimizer and inputs before its first step.
+speed: samples a second of `mmcl train` beside open_clip's own trainer, data included (`trainers.py`).
+estimate: the memory of `mmcl train --dry-run` beside the peak of three steps of the same recipe (`estimates.py`).
+overhead: the part of a step that is neither towers, objective, optimizer nor waiting for data (`loops.py`).
 """
 
 import argparse
@@ -14,17 +14,17 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from estimates import estimate
 from figures import Figure
+from loops import overhead
+from trainers import speed
 
 import mmcl
-from mmcl.data import write_shards
 from mmcl.model import MultiTower, embedded
 from mmcl.towers import TOWERS
 from mmcl.training.chunks import Chunks
@@ -101,74 +101,12 @@ def memory(quick: bool) -> Iterator[Figure]:
         yield Figure("  512 at once", raised(512, None), "MB")
 
 
-def peak(recipe: str, *overrides: str) -> None:
-    """Print by how many MB three steps of a recipe raise the peak above its weights, and what was expected."""
-    from mmcl.recipe import load_recipe
-    from mmcl.training.learner import Learner
-    from mmcl.training.loop import make_stream
-
-    torch.set_num_threads(2)
-    loaded = load_recipe(recipe, overrides)
-    learner = Learner(loaded)
-    batches = iter(make_stream(loaded, learner.model))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = kilobytes("VmRSS")
-    for _ in range(3):
-        learner.backward(next(batches))
-        learner.update()
-    print((kilobytes("VmHWM") - before) / 1024, flush=True)
-    os._exit(0)  # threads may still read
-
-
-def expected(recipe: str, *overrides: str) -> float:
-    """MB above its weights that the plan of a recipe says."""
-    from mmcl.dry_run import dry_run
-
-    found = dry_run(recipe, *overrides)
-    assert found.plan is not None, found.errors
-    memory = found.plan.memory
-    copies = memory["batches"] / 4  # on a CPU the batch in use has no copy on a device
-    return (memory["total"] - memory["weights"] - copies) / 2**20
-
-
-def noise(folder: Path) -> str:
-    """Shards of a few noise pictures and captions."""
-    import io
-
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    samples = []
-    for number in range(64):
-        picture = Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))
-        picture.save(out := io.BytesIO(), "jpeg")
-        words = " ".join(rng.choice(["a", "red", "small", "house", "of", "noise"], 80))
-        samples.append({"__key__": f"{number:03d}", "jpg": out.getvalue(), "txt": words})
-    write_shards(samples, folder)
-    return str(folder)
-
-
-def estimate(quick: bool) -> Iterator[Figure]:
-    """What a dry run says of memory, and what a run takes."""
-    with tempfile.TemporaryDirectory() as folder:
-        shards = f"data.train.shards={noise(Path(folder) / 'noise')}"
-        vit = ["image_text/clip_vit_b_32", shards, "training.precision=fp32", "data.workers=1"]
-        large = {
-            "ViT-B/32, batch 16": [*vit, "data.batch_size=16"],
-            "ViT-B/32, batch 32 in chunks of 8": [*vit, "data.batch_size=32", "training.chunk=8"],
-        }
-        for name, words in {"glyphs/clip_tiny": ["glyphs/clip_tiny"], **({} if quick else large)}.items():
-            words = [*words, f"run={folder}/run", "tasks=[]"]
-            returned = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is not kept in the heap
-            command = [sys.executable, __file__, "--peak", *words]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=returned)
-            real, said = float(done.stdout.split()[-1]), expected(*words)
-            yield Figure(f"memory above the weights: {name}", real, "MB")
-            yield Figure("  as --dry-run estimates it", said, "MB")
-            yield Figure("  estimate / real", said / real, "x")
-
-
-FIGURES: dict[str, Callable[[bool], Iterator[Figure]]] = {"memory": memory, "estimate": estimate}
+FIGURES: dict[str, Callable[[bool], Iterator[Figure]]] = {
+    "memory": memory,
+    "speed": speed,
+    "overhead": overhead,
+    "estimate": estimate,
+}
 
 
 def main() -> None:
@@ -178,12 +116,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few, to see that it works")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--step", nargs=2, type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        return peak(*args.peak)
     if args.step:
         return step(args.step[0], args.step[1] or None)
+    os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     names = [args.only] if args.only else FIGURES
     found = [figure.shown().record() for name in names for figure in FIGURES[name](args.quick)]
     if args.json:

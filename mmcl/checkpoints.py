@@ -11,9 +11,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmcl.errors import MmclError
 from mmcl.files import replacing_folder, sha256_of
 
-FORMAT = 1
+FORMAT = 2
 _log = logging.getLogger(__name__)
 
 
@@ -24,13 +25,31 @@ class Checkpoint:
     path: Path
     state: dict[str, Any]
 
+    def check_format(self) -> None:
+        """Refuse to go on from what another version of mmcl has written.
+
+        Raises:
+            MmclError: it has.
+        """
+        if self.state["format"] != FORMAT:
+            raise MmclError(
+                f"{self.path} is of format {self.state['format']}, and this version of mmcl goes on from format "
+                f"{FORMAT}. Go on with the version that began the run (environment.json names it), or begin another "
+                "run with its weights: towers.NAME.weights=RUN."
+            )
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Tensors of one of its files, on the CPU."""
         return load_file(self.path / f"{name}.safetensors")
 
 
 def write(
-    folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
+    folder: Path,
+    step: int,
+    files: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int,
+    best: int | None = None,
 ) -> Path:
     """Write a checkpoint; a kill at any instant leaves the previous ones as they were.
 
@@ -42,18 +61,20 @@ def write(
         files: tensors by name, a safetensors file each.
         state: what JSON can hold.
         keep: how many to leave; older ones are removed after the new one is in place.
+        best: the step of one that is left besides.
     """
-    final = folder / f"step-{step:08d}"
+    final = _path(folder, step)
     with replacing_folder(final) as partial:
         for name, tensors in files.items():
             save_tensors(tensors, partial / f"{name}.safetensors")
         (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
         sums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
         (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
-    older = [path for path in _listed(folder) if path < final]
-    newer = [path for path in _listed(folder) if path > final]  # of a future that was damaged and did not happen
+    older = [path for path in listed(folder) if path < final]
+    newer = [path for path in listed(folder) if path > final]  # of a future that was damaged and did not happen
     for path in [*older[: max(len(older) - keep + 1, 0)], *newer]:
-        shutil.rmtree(path)
+        if path != _path(folder, best):
+            shutil.rmtree(path)
     return final
 
 
@@ -70,17 +91,59 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 def latest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint whose files are what was written, passing over damaged ones with a warning."""
-    for path in reversed(_listed(folder)):
-        try:
-            sums = json.loads((path / "checksums.json").read_text())
-            whole = all(sha256_of(path / name) == expected for name, expected in sums.items())
-            if whole:
-                return Checkpoint(path, json.loads((path / "state.json").read_text()))
-        except (OSError, ValueError):
-            pass
+    for path in reversed(listed(folder)):
+        if (found := _whole(path)) is not None:
+            return found
         _log.warning("%s is damaged and is passed over", path)
     return None
 
 
-def _listed(folder: Path) -> list[Path]:
+def _whole(path: Path) -> Checkpoint | None:
+    """A checkpoint, where its files are what was written."""
+    try:
+        sums = json.loads((path / "checksums.json").read_text())
+        if all(sha256_of(path / name) == expected for name, expected in sums.items()):
+            return Checkpoint(path, json.loads((path / "state.json").read_text()))
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def place(path: Path) -> tuple[Path, str | None]:
+    """The run folder that a path means, and which of its checkpoints, where it means one."""
+    of_one = path.parent.name == "checkpoints" and (path.parents[1] / "recipe.yaml").is_file()
+    return (path.parents[1], path.name) if of_one else (path, None)
+
+
+def chosen(path: Path) -> Checkpoint | None:
+    """The checkpoint that a path means: of a run folder the newest whole one, if it has any.
+
+    Args:
+        path: a run folder, one of its checkpoints, or ``best`` in their place.
+
+    Raises:
+        MmclError: it is not there, or damaged.
+    """
+    run, which = place(path)
+    folder = run / "checkpoints"
+    if which is None:
+        return latest(folder)
+    if which == "best":
+        if not (folder / "best.json").is_file():
+            raise MmclError(f"{path}: the run keeps no best checkpoint; its recipe asks for one by training.best.")
+        which = _path(folder, json.loads((folder / "best.json").read_text())["step"]).name
+    if not (folder / which).is_dir():
+        there = ", ".join(one.name for one in listed(folder))
+        raise MmclError(f"{path}: {which} is not there; the run has: {there or 'no checkpoint'}.")
+    if (found := _whole(folder / which)) is None:
+        raise MmclError(f"{folder / which} is damaged: its files are not those that were written.")
+    return found
+
+
+def listed(folder: Path) -> list[Path]:
+    """All of a folder, oldest first, whole or not."""
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _path(folder: Path, step: int | None) -> Path:
+    return folder / f"step-{step or 0:08d}"

@@ -98,6 +98,44 @@ def barrier() -> None:
         dist.barrier()
 
 
+class Agreement:
+    """A few numbers that processes agree on, one step late: of each the largest that any process has said.
+
+    They travel beside the training, between CPUs, so that nobody waits for a device. Every process must ask at the same
+    steps. One process agrees with itself at once.
+
+    Args:
+        numbers: how many.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._said = torch.zeros(numbers, dtype=torch.long)
+        self._work: Any = None
+
+    def on(self, *numbers: int) -> list[int]:
+        """What was agreed on at the call before, while these are said for the next one."""
+        if self._group is None:
+            return list(numbers)
+        if self._work is not None:
+            self._work.wait()
+        agreed, self._said = self._said.tolist(), torch.tensor(numbers)
+        self._work = dist.all_reduce(self._said, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return agreed
+
+    def end(self) -> None:
+        """Wait for what is still on its way."""
+        if self._work is not None:
+            self._work.wait()
+
+
+def of_a_lost_process(error: BaseException) -> bool:
+    """Whether an error of a collective says that another process is gone."""
+    said = str(error).lower()
+    signs = ("closed by peer", "connection reset", "connection refused", "broken pipe", "timed out", "remote process")
+    return world_size() > 1 and isinstance(error, RuntimeError) and any(sign in said for sign in signs)
+
+
 def requested_processes() -> int | None:
     """How many processes the launcher above this one was asked for, where it can be told.
 

@@ -24,7 +24,7 @@ from mmcl.training.devices import check_precision
 from mmcl.training.loop import make_stream
 from mmcl.training.plan import Plan, make_plan
 from mmcl.training.tracking import check_installed
-from mmcl.workflow import check_task
+from mmcl.workflow import check_best, check_task
 
 
 @dataclass
@@ -88,7 +88,8 @@ def dry_run(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) 
     if towers:
         with torch.device("meta"):
             objective = Objective(recipe.objective, recipe.dim)
-        found.plan = make_plan(recipe, model, objective, processes, epoch)
+        with found.looking():
+            found.plan = make_plan(recipe, model, objective, processes, epoch)
     return found
 
 
@@ -106,6 +107,9 @@ def _look_at_tasks(recipe: Recipe, found: DryRun) -> None:
     for task in tasks:
         with found.looking():
             check_task(task, tasks, recipe)
+    if len(tasks) == len(recipe.tasks):
+        with found.looking():
+            check_best(tasks, recipe)
 
 
 def _look_at_folder(recipe: Recipe, resume: bool) -> None:

@@ -11,6 +11,10 @@ class MmclError(ValueError):
     """
 
 
+class StoppedError(Exception):
+    """A signal has ended the work, whose state was saved before; the same command with ``--resume`` goes on."""
+
+
 class BadSampleError(Exception):
     """One value of one sample cannot be used; its text is the reason, which is counted and listed."""
 

@@ -45,10 +45,11 @@ def load(what: str | Path, device: str | torch.device | None = None, weights: st
     """A model to embed with, and to measure.
 
     Args:
-        what: a run folder (its newest whole checkpoint; the averaged weights where the recipe evaluates these), or an
-            export of one; ``open_clip:`` and a name (with a tag behind a slash: whose preprocessing, and whose weights
-            unless told), a folder or the JSON file of a configuration; ``transformers:`` and a folder or a name on the
-            hub, or just a folder, of a CLIP, SigLIP or CLAP; ``timm:`` and a name.
+        what: a run folder (its newest whole checkpoint; the averaged weights where the recipe evaluates these), one of
+            its checkpoints (``RUN/checkpoints/best``), or an export of a run; ``open_clip:`` and a name (with a tag
+            behind a slash: whose preprocessing, and whose weights unless told), a folder or the JSON file of a
+            configuration; ``transformers:`` and a folder or a name on the hub, or just a folder, of a CLIP, SigLIP or
+            CLAP; ``timm:`` and a name.
         device: where to compute; a GPU if there is one, unless told.
         weights: of a model of a library: a file, a folder, a tag, ``pretrained`` or ``random``. transformers' have
             their own unless told.

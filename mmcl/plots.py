@@ -49,7 +49,14 @@ class Drawn:
 RUN = (
     Plot("loss", "What the optimizer minimises: the sum of all terms, each with its weight.", "loss"),
     Plot("norm of the gradient", "Of all weights, before it is clipped; logarithmic.", "grad_norm", log=True),
+    Plot(
+        "gradient of each tower",
+        "Before it is clipped, and of the objective's own weights; logarithmic.",
+        "(?:towers/)?(.+)/grad_norm",
+        log=True,
+    ),
     Plot("learning rate", "Set by the schedule.", "lr"),
+    Plot("speed", "Samples a second, over all processes.", "samples_per_second"),
 )
 TERMS = (
     Plot("value of each term", "Without its weight.", "loss/(.+)"),

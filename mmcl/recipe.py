@@ -3,158 +3,25 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from mmcl import bundled, effects
-from mmcl.data import LastBatch, Source
-from mmcl.data.remote import ShardCache
 from mmcl.data.source import Selector, columns
-from mmcl.data.store import default_cache
 from mmcl.errors import MmclError
 from mmcl.losses import ObjectiveSpec
-from mmcl.optimizers import OptimizerPart, SchedulePart
+from mmcl.optimizers import OptimizerPart
 from mmcl.overrides import override, put
 from mmcl.registry import Part, Spec, Told, explain, refused
+from mmcl.schedules import SchedulePart
+from mmcl.specs import Count, DataSpec, TrainingSpec
 from mmcl.towers import Asset, ModelFolder, TowerPart
 from mmcl.towers.weights import PRETRAINED, RANDOM, WeightsSpec
 from mmcl.types import modality_of
 
-Count = Annotated[int, Field(ge=1)]
 Mark = TypeVar("Mark", Asset, ModelFolder)
-
-
-class CacheSpec(Spec):
-    """Where remote shards are put on this machine."""
-
-    folder: str | None = None
-    """Shared by all processes of a machine; in the user's cache (`MMCL_CACHE`) unless told."""
-    gigabytes: Annotated[float, Field(gt=0)] = 100
-    """At most, over all shards; two windows of shards must find room."""
-
-    def open(self) -> ShardCache:
-        """The cache itself."""
-        return default_cache(self.folder, self.gigabytes)
-
-
-class MixSpec(Spec):
-    """How rows of a modality are mixed."""
-
-    kind: Literal["cutmix", "mixup"] = "cutmix"
-    """A box of the other picture (`cutmix`), or both all over (`mixup`)."""
-    alpha: Annotated[float, Field(gt=0)] = 1.0
-    """Shares are drawn from Beta(alpha, alpha)."""
-    p: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """How many of the rows are mixed."""
-    group: Annotated[int, Field(ge=2)] = 16
-    """The other row is one of so many: blocks of the global batch that no process shares with another, so that any
-    number of processes draws the same."""
-    by: str | None = None
-    """A modality that says how much each patch of the picture matters: a mixture's weights are then shares of what
-    matters, not of the area (TiMix). Costs one more pass of both towers, without gradient."""
-
-    @model_validator(mode="after")
-    def _has_boxes(self) -> "MixSpec":
-        if self.by is not None and self.kind != "cutmix":
-            raise MmclError(
-                f"by: {self.kind} mixes pictures all over, so that no patch is of one of them; take cutmix."
-            )
-        return self
-
-
-class DataSpec(Spec):
-    """What to train on."""
-
-    train: Source | Annotated[list[Source], Field(min_length=1)]
-    """Shards, and where the modalities lie in them; or several such sources."""
-    copies: dict[str, Count] = {}
-    """How many of a modality the objective sees of each sample, one unless told: `image`, `image.2` and so on. Pictures
-    and sounds are augmented anew; copies of a text are further captions of the sample (`captions: all`)."""
-    mix: dict[str, MixSpec] = {}
-    """Modalities whose rows are mixed with other rows before the towers, with targets that follow (CutMix)."""
-    batch_size: Count
-    """Rows of the global batch, over all processes."""
-    workers: Annotated[int, Field(ge=0)] = 2
-    """Threads of each process that read and decode."""
-    last_batch: LastBatch = "carry"
-    """Of samples that do not fill a batch at the end of an epoch: go on with the next epoch's (`carry`), leave them out
-    (`drop`), fill the batch with empty rows (`pad`), or make a smaller one (`keep`)."""
-    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Stop where more than this share of the last samples, 1,000 or more of them, had something that cannot be used."""
-    cache: CacheSpec = CacheSpec()
-    """Where remote shards are put."""
-
-    @property
-    def sources(self) -> list[Source]:
-        """All of them."""
-        return self.train if isinstance(self.train, list) else [self.train]
-
-    @property
-    def modalities(self) -> list[str]:
-        """Of all sources."""
-        return list(dict.fromkeys(m for source in self.sources for m in source.modalities))
-
-    @property
-    def extras(self) -> list[str]:
-        """Of all sources."""
-        return list(dict.fromkeys(name for source in self.sources for name in source.extras))
-
-
-class EmaSpec(Spec):
-    """A second set of towers, whose weights are a moving average over the steps (EMA)."""
-
-    decay: Annotated[float, Field(ge=0, lt=1)]
-    """How much of the average stays at each step."""
-    warmup: bool = True
-    """After n steps it is (1 + n) / (10 + n) where that is less, so that the first weights are soon forgotten."""
-    evaluate: bool = False
-    """The tasks measure the average, and it is what `mmcl.load` and `mmcl embed` open."""
-
-    def decay_at(self, step: int) -> float:
-        """Decay after so many steps."""
-        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-
-
-def _ema(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float | dict | EmaSpec | None):
-        raise MmclError("say its decay, as in 0.999, or a mapping such as {decay: 0.999, evaluate: true}.")
-    return {"decay": value} if isinstance(value, int | float) else value
-
-
-class TrainingSpec(Spec):
-    """How long, and what to leave behind."""
-
-    samples: Count
-    """Samples to see, repeats counted; whole batches, so up to one batch fewer."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the towers; objectives compute in fp32."""
-    chunk: Count | None = None
-    """Samples of a process that go through the towers at once; gradients are those of the whole batch (gradient
-    caching), at one forward pass more and the memory of a chunk. All of them, where nothing is said."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of the gradient."""
-    ema: Annotated[EmaSpec | None, BeforeValidator(_ema)] = None
-    """A moving average of the towers, which an objective or the tasks look at: its decay, or a mapping."""
-    log_every_steps: Count = 10
-    """A row of metrics.jsonl and a line."""
-    eval_every_steps: Count | None = None
-    """Measure the tasks; at the end only, where nothing is said."""
-    checkpoint_every_steps: Count | None = None
-    """Leave a checkpoint; at the end only, where nothing is said."""
-    keep_checkpoints: Count = 2
-    """Older ones are removed."""
-    processes: Count | None = None
-    """Refuse to start with another number of processes."""
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
-    """Where rows go beside metrics.jsonl."""
-
-    @model_validator(mode="after")
-    def _trackers_once(self) -> "TrainingSpec":
-        if len(set(self.trackers)) < len(self.trackers):
-            raise MmclError("trackers: each of them once.")
-        return self
 
 
 class Recipe(Spec):
@@ -206,6 +73,10 @@ class Recipe(Spec):
             yield Told(("training", "samples"), told)
         else:
             yield from effects.of_policies(self.towers, self.steps)
+            try:
+                self.schedule.build().factor(0, self.steps)
+            except MmclError as error:
+                yield Told(("schedule",), str(error))
         yield from self._copies_misfits()
 
     def _copies_misfits(self) -> Iterator[Told]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import jinja2
 
 from mmcl.plots import Plot, drawn, training
 from mmcl.runs import Run
+
+REASONS, BAD = 10, 20  # of what could not be used: reasons, and samples, that are shown
 
 
 def write_report(run: Run, titles: dict[str, str]) -> Path:
@@ -18,7 +21,7 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
         run: the run.
         titles: of the tasks, by name.
     """
-    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    rows, warnings, bad = (_lines(path) for path in (run.metrics, run.warnings, run.bad_samples))
     examples = json.loads(run.examples.read_text()) if run.examples.exists() else {}
     environment = json.loads((run.path / "environment.json").read_text())["packages"]
     last = rows[-1] if rows else {}
@@ -34,6 +37,11 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
         samples=f"{last.get('samples', 0):,}",
         seconds=_duration(last.get("seconds", 0.0)),
         bad=last.get("bad_samples", 0),
+        skipped=last.get("skipped_steps", 0),
+        warnings=[*warnings],
+        reasons=Counter(one["reason"] for one in bad).most_common(REASONS),
+        bad_samples=bad[-BAD:],
+        best=json.loads(run.best.read_text()) if run.best.exists() else None,
         average=next((row["measured_ema"] for row in reversed(rows) if "measured_ema" in row), None),
         version=environment["mmcl"],
         torch=environment["torch"],
@@ -52,6 +60,10 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
     )
     run.report.write_text(page, encoding="utf-8")
     return run.report
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _template() -> jinja2.Template:

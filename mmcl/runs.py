@@ -5,6 +5,7 @@ environment.json   versions of the packages, the git commit, the machine, sizes 
 weights.json       what the towers began with: from where, and which tensors
 metrics.jsonl      a row every few steps
 bad_samples.jsonl  what could not be used
+warnings.jsonl     signs of collapse, with advice
 results.json       the tasks' numbers at the end
 report.html        the same, to look at
 checkpoints/
@@ -25,6 +26,7 @@ from typing import Any
 import filelock
 import torch
 
+from mmcl import checkpoints
 from mmcl.errors import MmclError
 from mmcl.files import write_json
 from mmcl.model import Encoder, MultiTower
@@ -35,7 +37,7 @@ from mmcl.towers.tensor_files import read_run
 from mmcl.towers.weights import PRETRAINED, RANDOM
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
-RESUMABLE = ("run", "training", "tasks")  # keys that may differ when a run goes on
+RESUMABLE = ("run", "training", "tasks", "optimizer", "schedule")  # keys that may differ when a run goes on
 MENDABLE = (
     "shards",
     "modalities",
@@ -56,6 +58,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """Which of them is the best, where the recipe asks for one."""
+        return self.checkpoints / "best.json"
+
+    @property
     def metrics(self) -> Path:
         """Its metrics, a JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -69,6 +76,11 @@ class Run:
     def bad_samples(self) -> Path:
         """What could not be used, a JSON object a line."""
         return self.path / "bad_samples.jsonl"
+
+    @property
+    def warnings(self) -> Path:
+        """Signs that it learns nothing, a JSON object a line."""
+        return self.path / "warnings.jsonl"
 
     @property
     def examples(self) -> Path:
@@ -116,6 +128,24 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
         )
     _same(run.recipe(), recipe, run.path)
     return False
+
+
+def changes(stored: Recipe, given: Recipe) -> list[str]:
+    """What a run goes on with that was otherwise before: a line for each key."""
+    one, two = (
+        dict(_flat({key: recipe.model_dump(mode="json")[key] for key in RESUMABLE if key != "run"}))
+        for recipe in (stored, given)
+    )
+    keys = [key for key in {**one, **two} if one.get(key) != two.get(key)]
+    return [f"goes on with another {key}: {two.get(key)} instead of {one.get(key)}" for key in keys]
+
+
+def _flat(content: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 @contextmanager
@@ -196,13 +226,13 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
     """The model of a run, as its newest whole checkpoint has it; the average of its weights where the recipe says so.
 
     Args:
-        path: a run folder.
+        path: a run folder; or one of its checkpoints (``RUN/checkpoints/step-00000260``, ``RUN/checkpoints/best``).
         device: where to compute; a GPU if there is one, unless told.
 
     Raises:
         MmclError: this is no run folder, or it has no checkpoint.
     """
-    recipe = Run(Path(path)).recipe()
+    recipe = Run(checkpoints.place(Path(path))[0]).recipe()
     weights = read_run(Path(path))
     with torch.random.fork_rng():  # the caller's own draws go on as they were
         model = build_model(recipe, load=False)
@@ -288,6 +318,8 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
     for one, other in zip(_sources(before), _sources(now), strict=False):
         one.update({key: other[key] for key in MENDABLE})
     different = [key for key in now if key not in RESUMABLE and now[key] != before[key]]
+    if before["optimizer"]["name"] != now["optimizer"]["name"]:  # which could not read what the other remembers
+        different.append("optimizer.name")
     if different:
         raise MmclError(
             f"{path} was made with another recipe: {', '.join(different)} differ. Resume it with its own "

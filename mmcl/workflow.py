@@ -11,7 +11,7 @@ from mmcl.files import write_json
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe, load_recipe
 from mmcl.report import write_report
-from mmcl.runs import Run, check_free, create, holding
+from mmcl.runs import Run, changes, check_free, create, holding
 from mmcl.tasks import Task, load_task
 from mmcl.training import Trainer
 
@@ -56,20 +56,28 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) ->
     measurement = Measurement([load_task(name) for name in recipe.tasks])
     for task in measurement.tasks:
         check_task(task, measurement.tasks, recipe)
+    check_best(measurement.tasks, recipe)
     run = Run(Path(recipe.run))
     anew = check_free(run, recipe, resume)
     trainer = Trainer(recipe, run, measurement, resume)
+    if not trainer.begins:
+        trainer.notes += changes(run.recipe(), recipe)
     if anew and not resume:
         trainer.notes.append(
             f"{run.path} holds a run without a checkpoint or a row of metrics; this one starts anew there"
         )
     with ExitStack() as stack:
         if distributed.rank() == 0:
-            run.path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(holding(run))
-            create(run, recipe, trainer.model, trainer.begins)
-            if anew:
-                run.bad_samples.unlink(missing_ok=True)
+            try:
+                run.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(holding(run))
+                create(run, recipe, trainer.model, trainer.begins)
+                if anew:
+                    run.bad_samples.unlink(missing_ok=True)
+            except OSError as error:
+                raise MmclError(
+                    f"run: {run.path} cannot be written: {error.strerror or error}; choose another folder with run=DIR."
+                ) from None
         distributed.barrier()
         numbers = trainer.train()
         _finish(run, numbers, measurement)
@@ -114,3 +122,13 @@ def check_task(task: Task, tasks: Sequence[Task], recipe: Recipe) -> None:
     task.check(list(recipe.towers))
     if [one.key for one in tasks].count(task.key) > 1 or task.key == "train":
         raise MmclError(f"tasks: {task.name}: its key {task.key!r} is taken; its numbers would hide others.")
+
+
+def check_best(tasks: Sequence[Task], recipe: Recipe) -> None:
+    """Refuse to keep the best checkpoint by a number that no task gives."""
+    best = recipe.training.best
+    if best is not None and not any(best.metric.startswith(f"{task.name}/") for task in tasks):
+        known = ", ".join(f"{task.name}/{task.evaluator.headline}" for task in tasks)
+        raise MmclError(
+            f"training.best.metric: no task of the recipe gives {best.metric!r}; they give: {known or 'none'}."
+        )

@@ -35,7 +35,9 @@ def test_what_training_writes_is_drawn_in_groups_and_explained() -> None:
     names = [
         "loss",
         "grad_norm",
+        "towers/image/grad_norm",
         "lr",
+        "samples_per_second",
         "loss/a_b",
         "loss/c",
         "grad_norm/c",
@@ -47,7 +49,7 @@ def test_what_training_writes_is_drawn_in_groups_and_explained() -> None:
     groups = training(rows(**{name: lambda i: 1.0 + i for name in names}))
     found = {name: [plot.title for plot in plots] for name, (_, plots) in groups.items()}
     assert found == {
-        "The run": ["loss", "norm of the gradient", "learning rate"],
+        "The run": ["loss", "norm of the gradient", "gradient of each tower", "learning rate", "speed"],
         "Terms": ["value of each term", "gradient of each term", "temperature"],
         "Embeddings": [
             "positive and hardest negative",

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from mmcl import __version__
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, StoppedError
+
+AGAIN = 75
+"""Exit code of a run that a signal has ended, once all is saved (EX_TEMPFAIL of sysexits.h: try again)."""
 
 app = App(
     name="mmcl",
@@ -27,7 +30,11 @@ app.command("mmcl.cli.data:app", name="data", help="List and build data sets; tr
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command. A person's mistake is one message and exit code 2; a traceback is a defect, or ``--debug``."""
+    """Run a command.
+
+    A person's mistake is one message and exit code 2; a traceback is a defect, or ``--debug``. Code 75: a signal has
+    ended a run, whose state is saved; ``--resume`` goes on.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -38,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"mmcl: {error}", file=sys.stderr)
         sys.exit(2)
+    except StoppedError as stopped:
+        print(f"mmcl: {stopped}", file=sys.stderr)
+        sys.exit(AGAIN)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -1,5 +1,6 @@
 """Tar shards in, batches out: one global order, whatever the number of processes and workers."""
 
+from mmcl.data.mixture import Batches
 from mmcl.data.read import read_samples
 from mmcl.data.shards import expand, find_shards
 from mmcl.data.source import SampleWindow, Source
@@ -9,6 +10,7 @@ from mmcl.data.tally import Tally
 from mmcl.data.write import write_shards
 
 __all__ = [
+    "Batches",
     "LastBatch",
     "SampleWindow",
     "Source",

@@ -46,42 +46,45 @@ def sample_order(counts: Sequence[int], seed: int, epoch: int, first: int, name:
 
 
 QUOTA_BLOCK = 10_000
+BATCH_BLOCK = 1_000
 
 
 class Quotas:
-    """Which source each position of a mixture comes from, in closed form.
+    """Which source each position of a mixture comes from, in closed form; or each batch, of batches by source.
 
-    Every block of 10,000 positions has the same number from each source, in an order drawn for the block. So weights
-    hold to 1/10,000 at any length, and how many came from a source before a position is known without counting.
+    Every block of 10,000 positions (of batches, 1,000) has the same number from each source, in an order drawn for the
+    block. So weights hold to 1/10,000 at any length, and the source of any position is known without counting.
 
     Args:
         weights: of the sources; only their proportions matter.
         seed: of the run.
+        block: positions of a block.
 
     Raises:
-        MmclError: a weight is less than half of 1/10,000 of the sum.
+        MmclError: a weight is too small for one position of a block.
     """
 
-    def __init__(self, weights: Sequence[float], seed: int) -> None:
-        exact = np.asarray(weights, np.float64) / sum(weights) * QUOTA_BLOCK
+    def __init__(self, weights: Sequence[float], seed: int, block: int = QUOTA_BLOCK) -> None:
+        exact = np.asarray(weights, np.float64) / sum(weights) * block
         counts = np.floor(exact).astype(int)
-        for number in np.argsort(-(exact - counts), kind="stable")[: QUOTA_BLOCK - counts.sum()]:
+        for number in np.argsort(-(exact - counts), kind="stable")[: block - counts.sum()]:
             counts[number] += 1
         if (counts == 0).any():
             least = weights[int(counts.argmin())]
             raise MmclError(
-                f"data: a weight of {least} is too small beside {max(weights)}: of {QUOTA_BLOCK:,} samples none would "
-                "come from there. Raise it, or leave the source out."
+                f"data: a weight of {least} is too small beside {max(weights)}: of {block:,} "
+                f"{'samples' if block == QUOTA_BLOCK else 'batches'} none would come from there. Raise it, or leave "
+                "the source out."
             )
-        self.counts, self.seed = counts, seed
+        self.counts, self.seed, self.block = counts, seed, block
         self._block = lru_cache(maxsize=2)(self._make_block)
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
         """Number of the source of each position from ``start`` to ``stop``."""
-        blocks = range(start // QUOTA_BLOCK, -(-stop // QUOTA_BLOCK))
-        offset = blocks.start * QUOTA_BLOCK
+        blocks = range(start // self.block, -(-stop // self.block))
+        offset = blocks.start * self.block
         return np.concatenate([self._block(number) for number in blocks])[start - offset : stop - offset]
 
     def _make_block(self, number: int) -> np.ndarray:
         sources = np.repeat(np.arange(len(self.counts)), self.counts)
-        return sources[permutation(QUOTA_BLOCK, self.seed, "mixture", number)]
+        return sources[permutation(self.block, self.seed, "mixture", number)]

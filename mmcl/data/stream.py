@@ -14,13 +14,12 @@ import torch
 from pydantic import ValidationError
 
 from mmcl import distributed
-from mmcl.data.mixture import Mixture, Places
-from mmcl.data.pipe import ADVICE, PipedPool
-from mmcl.data.pool import Pool, Ref
+from mmcl.data.mixture import Batches, Places, order_over
+from mmcl.data.pool import Ref
 from mmcl.data.remote import ShardCache
 from mmcl.data.rows import Filled, Reader
-from mmcl.data.shards import find_shards, is_pipe
-from mmcl.data.source import Source, Window
+from mmcl.data.shards import find_shards
+from mmcl.data.source import Source
 from mmcl.data.store import ShardSet, default_cache
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.registry import explain
@@ -64,6 +63,7 @@ class Stream:
         last_batch: see above; ``carry`` in endless streams and ``keep`` in others unless told.
         transforms: what makes rows of decoded values, by modality; without one a column is a list.
         copies: how many columns each modality has (``image``, ``image.2``, ...): see `Reader`.
+        batches: of sources with weights: each batch a mixture of all (``mixed``), or of one of them (``by_source``).
         share: (rank, world size), where it is not that of this process.
         cache: opens where remote shards are put, if there are any; see `default_cache`.
 
@@ -83,6 +83,7 @@ class Stream:
         last_batch: LastBatch | None = None,
         transforms: Mapping[str, Transform] | None = None,
         copies: Mapping[str, int] | None = None,
+        batches: Batches = "mixed",
         share: tuple[int, int] | None = None,
         cache: Callable[[], ShardCache] | None = None,
     ) -> None:
@@ -99,8 +100,8 @@ class Stream:
         found = [find_shards(source.shards) for source in self.sources]
         listed = [shard for shards in found for shard in shards]
         self.shards = ShardSet(listed, cache or default_cache)
-        self.order, settings = _order(
-            self.sources, [len(shards) for shards in found], self.shards, seed, shuffle, endless
+        self.order, settings = order_over(
+            self.sources, [len(shards) for shards in found], self.shards, seed, shuffle, endless, batches
         )
         of_shard = [number for number, shards in enumerate(found) for _ in shards]
         self.reader = Reader(self.sources, of_shard, seed, dict(transforms or {}), copies)
@@ -158,8 +159,9 @@ class Stream:
         if state["fingerprint"] != self.fingerprint or changed:
             names = ", ".join(str(source.shards) for source in self.sources)
             raise MmclError(
-                f"data: {names}: the shards, the seed, the window, the weights or the batch size are not those of the "
-                "run that is to be resumed, so its order cannot be continued. Restore them, or start a new run."
+                f"data: {names}: the shards, the seed, the window, the weights, the kind of batches or their size are "
+                "not those of the run that is to be resumed, so its order cannot be continued. Restore them, or start "
+                "a new run."
             )
         self.order.restore(state["order"])
         self._after = dict(state["order"])
@@ -282,38 +284,6 @@ class Stream:
             MmclError: no shard, or more than one, has the key.
         """
         return self.reader.raw(self.shards, key, modality)
-
-
-def _order(
-    sources: Sequence[Source], counts: Sequence[int], shards: ShardSet, seed: int, shuffle: bool, endless: bool
-) -> tuple[Mixture, list[Any]]:
-    """The order over some sources, and what decides on it."""
-    weights = [source.weight for source in sources]
-    windows: list[Window | None] = [source.window if shuffle else None for source in sources]
-    given = [weight for weight in weights if weight is not None]
-    if given and len(weights) == 1:
-        raise MmclError("data: a weight has no effect where there is one source; leave it out.")
-    if given and len(given) < len(weights):
-        raise MmclError("data: some sources have a weight and some have none; give all of them one, or none.")
-    if not given and len({str(window) for window in windows}) > 1:
-        raise MmclError("data: sources without weights are one pool of shards and need one window; theirs differ.")
-    numbers = list(range(sum(counts)))
-    ends = list(itertools.accumulate(counts))
-    groups = [numbers] if not given else [numbers[end - n : end] for n, end in zip(counts, ends, strict=True)]
-    pools = []
-    for group, window in zip(groups, windows, strict=False):
-        piped = [is_pipe(shards.listed[number].url) for number in group]
-        if any(piped) and not all(piped):
-            raise MmclError(f"data: shards and pipes cannot be mixed in one source. {ADVICE}")
-        if any(piped) and given:
-            raise MmclError(
-                f"data: {shards.listed[group[0]].shown}: a mixture needs to know how many samples each source has, and "
-                f"of a pipe nobody does. {ADVICE}"
-            )
-        name = "" if len(groups) == 1 else str(len(pools))
-        pools.append((PipedPool if any(piped) else Pool)(shards, group, seed, window, endless, name))
-    mixture = Mixture(pools, given if len(given) > 1 else None, seed)
-    return mixture, [seed, [str(window) for window in windows], given, list(counts)]
 
 
 def _integer(name: str, value: Any, least: int | None = None) -> int:

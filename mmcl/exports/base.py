@@ -45,7 +45,7 @@ class Source:
     """A run to be exported: its recipe, and the model that `mmcl.load` makes of it.
 
     Args:
-        path: the run folder.
+        path: the run folder, or one of its checkpoints.
 
     Raises:
         MmclError: this is no run, or it is an export of one.
@@ -55,7 +55,8 @@ class Source:
         kind = export_kind(Path(path))
         if kind is not None:
             raise MmclError(f"{path} is an export itself, as {kind}; export the run that it was made of.")
-        self.run = Run(Path(path))
+        self.run = Run(checkpoints.place(Path(path))[0])
+        self._path = Path(path)
         self.recipe: Recipe = self.run.recipe()
         self.encoder: Encoder = load(path, "cpu")
         self._states: dict[str, dict[str, Tensor]] = {}
@@ -90,8 +91,8 @@ class Source:
 
     @cached_property
     def checkpoint(self) -> checkpoints.Checkpoint:
-        """The newest whole one, which the model came from."""
-        checkpoint = checkpoints.latest(self.run.checkpoints)
+        """The one that the model came from."""
+        checkpoint = checkpoints.chosen(self._path)
         assert checkpoint is not None
         return checkpoint
 

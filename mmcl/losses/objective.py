@@ -73,8 +73,13 @@ def check_objective(value: Any) -> list[LineSpec]:
 class AfterStep(Protocol):
     """A part that has something to do once the optimizer has stepped."""
 
-    def after_step_(self) -> None:
-        """Do it."""
+    def after_step_(self, taken: Bool[Tensor, ""] | None = None) -> None:
+        """Do it.
+
+        Args:
+            taken: whether the optimizer took the step, on the device, where nobody waits for it; it did unless told. Of
+                a step that was left out, because something in it is not finite, nothing is remembered.
+        """
         ...
 
 
@@ -157,14 +162,17 @@ class Objective(nn.Module):
             assert isinstance(term, Line)
             yield title, term
 
-    def after_step_(self) -> None:
+    def after_step_(self, taken: Bool[Tensor, ""] | None = None) -> None:
         """What the parts do once the optimizer has stepped: temperatures go back inside their limits, averages move on.
 
         Every process must call it.
+
+        Args:
+            taken: whether the optimizer took the step; it did unless told.
         """
         for module in self.modules():
             if module is not self and isinstance(module, AfterStep):
-                module.after_step_()
+                module.after_step_(taken)
 
     def parameters_at(self, step: int) -> list[nn.Parameter]:
         """Parameters of the terms that count at a step; those of the others have no gradient, and stand still."""

@@ -4,7 +4,7 @@ import math
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -64,7 +64,7 @@ class Temperature(nn.Module):
         return self.log_scale.exp()
 
     @torch.no_grad()
-    def after_step_(self) -> None:
+    def after_step_(self, taken: Bool[Tensor, ""] | None = None) -> None:
         """Hold the temperature at or above its limit."""
         if self.log_scale.requires_grad:
             self.log_scale.clamp_(max=self.largest_log_scale)

@@ -104,10 +104,14 @@ def read_hub(name: str) -> Tensors:
 def read_run(path: Path) -> Tensors:
     """Tensors of a run's towers, of its newest whole checkpoint; the averaged ones where it evaluates these.
 
+    Args:
+        path: the run's folder, or one of its checkpoints.
+
     Raises:
         MmclError: it has no checkpoint, or no averaged weights yet.
     """
-    checkpoint = checkpoints.latest(path / "checkpoints")
+    checkpoint = checkpoints.chosen(path)
+    path, _ = checkpoints.place(path)
     if checkpoint is None:
         if not (path / "environment.json").is_file():  # which a run has from its first second on
             raise MmclError(f"{path} is no run: it has a recipe.yaml alone. An export has a manifest.json beside it.")

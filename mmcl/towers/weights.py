@@ -10,6 +10,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_serializer
 from torch import Tensor, nn
 
+from mmcl.checkpoints import place
 from mmcl.errors import MmclError
 from mmcl.registry import Spec
 from mmcl.towers.folders import HUB
@@ -188,7 +189,8 @@ def _form(tensor: Tensor) -> str:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is the folder of a run."""
+    """Whether a path is the folder of a run, or a checkpoint of one."""
+    path, _ = place(path)
     return (path / "recipe.yaml").is_file() and not (path / "manifest.json").exists()
 
 

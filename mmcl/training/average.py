@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmcl.model import MultiTower, embedded
-from mmcl.recipe import EmaSpec
+from mmcl.specs import EmaSpec
 
 
 class Average:

@@ -74,7 +74,8 @@ class BadSamples:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; a collective, in which every process gets the same."""
-        return {"counts": self.totals(), "recent": self._recent, "judged": self._judged}
+        rows = sum(distributed.collect(self.rows))
+        return {"counts": self.totals(), "rows": rows, "recent": self._recent, "judged": self._judged}
 
     def restore(self, state: Mapping[str, Any], step: int, corrected: bool = False) -> None:
         """Go on from a checkpoint: what was counted so far, and the list of the steps before.
@@ -86,7 +87,7 @@ class BadSamples:
         """
         self._recent, self._judged = [0, 0] if corrected else list(state["recent"]), bool(state["judged"])
         if distributed.rank() == 0:
-            self.counts = Counter(state["counts"])
+            self.counts, self.rows = Counter(state["counts"]), 0 if corrected else state["rows"]
             cut_back(self.path, step - 1)
 
 

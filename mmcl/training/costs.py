@@ -181,4 +181,6 @@ def optimizer_step(optimizer: torch.optim.Optimizer) -> tuple[int, int]:
     living = Living([*parameters, *(p.grad for p in parameters if p.grad is not None)])
     with living:
         optimizer.step()
-    return living.now, living.peak - living.now
+    kept = [value for slot in optimizer.state.values() for value in slot.values() if isinstance(value, Tensor)]
+    slots = sum(tensor.numel() * tensor.element_size() for tensor in kept)
+    return slots, max(living.peak - slots, 0)

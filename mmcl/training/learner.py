@@ -1,9 +1,12 @@
 """What learns, and one step of it: batch -> towers -> gather -> objective -> gradients -> optimizer."""
 
+from collections import defaultdict
 from dataclasses import replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmcl import distributed, marks
@@ -17,6 +20,18 @@ from mmcl.training.chunks import Chunks
 from mmcl.training.devices import make_accelerator
 from mmcl.training.record import gathered, placed
 from mmcl.types import Batch
+
+
+class Outcome(NamedTuple):
+    """What a step came to: numbers on the device, the same on every process."""
+
+    names: tuple[str, ...]
+    """`loss`; `loss/TERM`, without its weight; `grad_norm`, before it was clipped, and that of each tower
+    (`towers/NAME/grad_norm`) and of the objective; last, for each column of embeddings (`vectors/NAME`), 0, or NaN
+    where some of them are not finite."""
+    values: Float[Tensor, " names"]
+    taken: Bool[Tensor, ""]
+    """Whether loss and gradient are finite; if not, weights and what else is remembered stay as they were."""
 
 
 class Learner:
@@ -51,7 +66,9 @@ class Learner:
         self.optimizer: torch.optim.Optimizer
         parameters = optimizer.over([self.model, self.objective], self.model.lr_factors())
         self.towers, self.optimizer = self.accelerator.prepare(self.model, parameters)
+        self.owners = self._owners()
         self.step = 0
+        self._losses: dict[str, Tensor] = {}  # of the step that is being made
         self.seen: dict[str, Tensor] = {}  # of the last step that was looked at
         torch.manual_seed(recipe.seed * 1_000_003 + distributed.rank())  # dropout differs between processes
 
@@ -71,6 +88,7 @@ class Learner:
         embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
         with marks.part("objective: forward"):
             out = self.objective(embeddings)
+        losses = _global(out) | {f"vectors/{name}": 0 * x.detach().sum() for name, x in embeddings.all.items()}
         if look:
             self.seen = {f"embeddings/{name}": value for name, value in diagnostics(embeddings).items()}
             norms = gradient_norms(self.objective, embeddings)
@@ -83,6 +101,7 @@ class Learner:
             with marks.part("towers: backward"):
                 chunks.backward()
         distributed.average_gradients(self.objective.parameters_at(self.step))
+        self._losses = losses
         return out
 
     def _chunks(self, batch: Batch, rows: dict[str, Tensor]) -> Chunks | None:
@@ -122,28 +141,66 @@ class Learner:
         return extras
 
     @marks.part("clip and optimizer")
-    def update(self) -> Tensor:
-        """One step of the optimizer; returns the norm of the gradient before it was clipped."""
+    def update(self) -> Outcome:
+        """One step of the optimizer, which is left out where loss or gradient are not finite.
+
+        Nothing waits for the device where the optimizer can leave out a step there, as fused ones can.
+        """
         self.lr = self.base_lr * self.schedule.factor(self.step, self.recipe.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group["lr_factor"]
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = self._clip(parameters)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips steps whose gradients overflow
-            self.objective.after_step_()
-            if self.average is not None:
-                self.average.update(self.model)
-        self.step += 1
-        return norm
-
-    def _clip(self, parameters: list[Tensor]) -> Tensor:
-        """Norm of the gradient, which is clipped where the recipe says so."""
-        limit = self.recipe.training.clip_norm
-        if limit is not None:
-            norm = self.accelerator.clip_grad_norm_(parameters, limit)
-            assert norm is not None
-            return norm
         self.accelerator.unscale_gradients(self.optimizer)
-        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norms = self._norms()
+        limit, norm = self.recipe.training.clip_norm, norms["grad_norm"]
+        if limit is not None:
+            everything = [p for parameters in self.owners.values() for p in parameters]
+            torch.nn.utils.clip_grads_with_norm_(everything, limit, norm)
+        scaled = self.accelerator.scaler is not None  # which looks at gradients alone
+        taken = norm.isfinite() if scaled else norm.isfinite() & self._losses["loss"].isfinite()
+        self._move(taken)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step_(taken)
+        if self.average is not None:  # weights that stayed move it as any others
+            self.average.update(self.model)
+        self.step += 1
+        vectors = [name for name in self._losses if name.startswith("vectors/")]
+        found = {**self._losses, **norms}
+        found |= {name: found.pop(name) for name in vectors}
+        return Outcome(tuple(found), torch.stack([value.float() for value in found.values()]), taken)
+
+    def _move(self, taken: Tensor) -> None:
+        """Let the optimizer step, or not."""
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # inside accelerate's
+        if self.accelerator.scaler is not None:
+            self.optimizer.step()
+        elif getattr(optimizer, "_step_supports_amp_scaling", False):  # as torch's scaler asks
+            optimizer.found_inf = 1 - taken.float()
+            self.optimizer.step()
+            del optimizer.found_inf
+        elif bool(taken):
+            self.optimizer.step()
+
+    def _owners(self) -> dict[str, list[Tensor]]:
+        """What the optimizer moves, by tower and of the objective."""
+        moved = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        owners = defaultdict[str, list[Tensor]](list)
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) in moved:
+                owners["/".join(name.split(".")[:2])].append(parameter)
+        owners["objective"] = [p for p in self.objective.parameters() if id(p) in moved]
+        return {name: parameters for name, parameters in owners.items() if parameters}
+
+    def _norms(self) -> dict[str, Tensor]:
+        """Norms of the gradient, of all and by owner."""
+        norms = {}
+        for name, parameters in self.owners.items():
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            zero = torch.zeros((), device=self.device)
+            norms[f"{name}/grad_norm"] = torch.nn.utils.get_total_norm(gradients) if gradients else zero
+        return {"grad_norm": torch.stack([n.float() for n in norms.values()]).norm(), **norms}
+
+
+def _global(out: LossOutput) -> dict[str, Tensor]:
+    """The loss, and that of each term, over all processes."""
+    local = {"loss": out.total.detach(), **{f"loss/{title}": part for title, part in out.parts.items()}}
+    return dict(zip(local, distributed.total(torch.stack(list(local.values()))).unbind(), strict=True))

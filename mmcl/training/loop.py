@@ -1,24 +1,27 @@
 """One run: batches to the learner, with rows of metrics, checkpoints and measurements on the way."""
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmcl import checkpoints, distributed, effects, marks
 from mmcl.data import Stream
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, StoppedError
 from mmcl.model import Encoder, MultiTower
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, beginnings
 from mmcl.training import checks, state, tracking
 from mmcl.training.bad_samples import BadSamples, in_words
+from mmcl.training.collapse import Signs
 from mmcl.training.learner import Learner
 from mmcl.training.progress import ProgressLine, Row
-from mmcl.training.window import Window
+from mmcl.training.saving import Best, Saving, is_due, writing
+from mmcl.training.stops import Stops, called
+from mmcl.training.window import Found, Window, broken_in_words
 from mmcl.types import modality_of
 
 Evaluate = Callable[[Encoder], dict[str, float]]
@@ -50,13 +53,14 @@ class Trainer:
         self.notes += beginnings(self.model) if self.begins else []
         self.stream = make_stream(recipe, self.model)
         self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)
-        self.seconds, self.epoch = 0.0, 0
+        self.saving = Saving(run, recipe.training)
+        self.seconds, self.epoch, self.skipped = 0.0, 0, 0
+        self.window = Window(0, 0, self.learner.device)
         if checkpoint is not None:
             self._restore(checkpoint)
         elif resume:
             self.notes.append(f"{run.path} has no checkpoint to resume from; the run starts from the beginning")
             run.bad_samples.unlink(missing_ok=True)
-        self._samples_logged = self.stream.samples_seen
 
     @property
     def model(self) -> MultiTower:
@@ -73,56 +77,87 @@ class Trainer:
 
         Returns:
             The tasks' numbers, the ``samples`` and ``seconds`` of training, and whether an average was measured.
+
+        Raises:
+            MmclError: something is wrong that a person can mend; the newest checkpoint stays.
+            StoppedError: a signal asked for the end; all is saved.
         """
         main = distributed.rank() == 0
         with ExitStack() as stack:
             self.progress = stack.enter_context(ProgressLine(self.recipe.steps, self.step, show=main))
-            rows = tracking.tracked(self.recipe, self.run, self.step, self.progress.say) if main else nullcontext()
-            self.metrics = stack.enter_context(rows)
+            metrics = tracking.tracked(self.recipe, self.run, self.step, self.progress.say) if main else nullcontext()
+            self.metrics = stack.enter_context(metrics)
+            rows = distributed.collect(self.metrics.rows() if self.metrics is not None else [])[0]
+            self.best = Best(self.run, self.recipe.training, rows)
+            self.signs = Signs(self.run, self.recipe, self.learner.objective.titles, self.step) if main else None
             for note in self.notes:
                 self.progress.say(note)
-            results = self._loop()
+            try:
+                results = self._loop(rows[-1] if rows else {})
+            except RuntimeError as error:
+                if distributed.of_a_lost_process(error):
+                    raise MmclError(self._lost(error)) from None
+                raise
             self._say_bad("at the end", self.stream.samples_seen)
         numbers = {
             **results,
             "train/samples": self.stream.samples_seen,
             "train/seconds": round(self.seconds, 2),
         }
+        if self.best.step is not None:
+            numbers |= {"train/best_step": self.best.step, "train/best": self.best.value}
         ema = self.recipe.training.ema
         return numbers if ema is None else {**numbers, "train/measured_ema": ema.evaluate}
 
-    def _loop(self) -> dict[str, float]:
-        training, steps = self.recipe.training, self.recipe.steps
-        window = Window(self.step)
+    def _loop(self, last: Row) -> dict[str, float]:
+        """Steps to the end; returns the numbers of the last evaluation.
+
+        Args:
+            last: row of the steps before, where there are any.
+        """
+        steps = self.recipe.steps
         results: dict[str, float] | None = None
-        batches = iter(self.stream)
-        while self.step < steps:
-            seen = self.stream.samples_seen
-            with marks.part("data"):
-                batch = next(batches)
-            if batch.epoch != self.epoch:  # on all processes in the same step
-                self._say_bad(f"epoch {self.epoch} ended", seen)
-                self.epoch = batch.epoch
-            out = self.learner.backward(batch, look=self._logged(self.step + 1))
-            self.bad.note(batch, self.step)
-            window.add(out, self.learner.update())
-            self.progress.advance(self.step)
-            measure = self.step == steps or _due(self.step, training.eval_every_steps)
-            save = self.step == steps or _due(self.step, training.checkpoint_every_steps)
-            if self._logged(self.step):
-                self._log(self._row(window))
-                if save:  # before measuring, which may fail
+        batches, agreement = iter(self.stream), distributed.Agreement(2)
+        if self._measured(self.step) and last.get("step") == self.step and "evaluated" not in last:
+            results = self._measure()  # which the run was stopped before
+        with Stops() as stops:
+            while self.step < steps and not self.best.settled:
+                stop, save = agreement.on(stops.heard, self.saving.wanted())
+                before = self.stream.samples_seen
+                with marks.part("data"):
+                    batch = next(batches)
+                if batch.epoch != self.epoch:  # on all processes in the same step
+                    self._say_bad(f"epoch {self.epoch} ended", before)
+                    self.epoch = batch.epoch
+                self.learner.backward(batch, look=self._logged(self.step + 1))
+                with writing(self.run, self.step):
+                    self.bad.note(batch, self.step)
+                self.window.add(self.learner.update(), self.step)
+                self.progress.advance(self.step)
+                if self._logged(self.step):
+                    self._log()
+                due = self.saving.due(self.step, before, self.stream.samples_seen) or self.saving.agreed(save)
+                if due or stop or self.step == steps:  # before measuring, which may fail
                     self._save()
-                if measure:
+                if stop and self.step < steps:
+                    agreement.end()
+                    raise StoppedError(
+                        f"{called(stop)}: stopped after step {self.step} of {steps}, which is saved. Go on with: "
+                        f"mmcl train {self.run.path} --resume"
+                    )
+                if self._measured(self.step):
                     results = self._measure()
-                window = Window(self.step)
+            agreement.end()
         return results if results is not None else self._measure()
 
     def _logged(self, step: int) -> bool:
-        """Whether a step has a row. A checkpoint's has: a run that goes on from it has the rows of an unbroken one."""
+        """Whether a step has a row."""
         training = self.recipe.training
-        every = (training.log_every_steps, training.eval_every_steps, training.checkpoint_every_steps)
-        return step == self.recipe.steps or any(_due(step, steps) for steps in every)
+        return is_due(step, training.log_every_steps) or self._measured(step)
+
+    def _measured(self, step: int) -> bool:
+        """Whether the tasks are measured after a step."""
+        return step == self.recipe.steps or (step > 0 and is_due(step, self.recipe.training.eval_every_steps))
 
     def _measure(self) -> dict[str, float]:
         """Numbers of the tasks; the row of this step takes them up, and says whether they are the average's."""
@@ -131,45 +166,66 @@ class Trainer:
             model = average.model
         results = self.evaluate(Encoder(model, self.learner.device))
         if self.metrics is not None:
-            self.metrics.extend_last(results if spec is None else {**results, "measured_ema": spec.evaluate})
+            with writing(self.run, self.step):
+                more = {} if spec is None else {"measured_ema": spec.evaluate}
+                self.metrics.extend_last({**results, **more})
+        self.best.meet(self.step, results)
         return results
 
-    def _row(self, window: Window) -> Row:
-        """The numbers of the steps since the last row. Only steps that are logged make the host wait for the device."""
+    def _log(self) -> None:
+        """Write the row of the steps since the last one, and begin anew."""
+        found, window = self._look(), self.window
+        self.window = Window(self.step, self.stream.samples_seen, self.learner.device, window.streak)
+        self.skipped += found.skipped
+        if found.skipped:
+            where = broken_in_words(found.broken)
+            self.progress.say(f"step {found.step}: {where}; steps left out since the last row: {found.skipped}")
+        row = self._row(window, found)
+        self.progress.row(row)
+        if self.metrics is not None and self.signs is not None:
+            with writing(self.run, self.step):
+                self.metrics.write(row)
+                for warning in self.signs.new(row):
+                    self.progress.say(f"step {self.step}: warning: {warning}")
+
+    def _look(self) -> Found:
+        """Read the window, for which the host waits for the device.
+
+        Raises:
+            MmclError: too many steps in a row were broken.
+        """
+        found = self.window.read()
+        if found.streak > self.recipe.training.skip_nonfinite:
+            allowed = self.recipe.training.skip_nonfinite
+            raise MmclError(
+                f"step {found.step}: {broken_in_words(found.broken)}. Steps in a row that were left out: "
+                f"{found.streak}; training.skip_nonfinite allows {allowed}. The weights are those of before. "
+                f"{self.saving.newest}: lower optimizer.lr, set training.clip_norm, or train in fp32, and resume with "
+                "the changed recipe."
+            )
+        return found
+
+    def _row(self, window: Window, found: Found) -> Row:
         learner = self.learner
         mine = torch.tensor([float(self.bad.counts.total()), float(self.bad.rows)], device=learner.device)
-        sums = distributed.total(torch.cat([torch.stack(list(window.sums.values())), mine])).tolist()
-        *sums, bad_samples, bad_rows = sums
-        means = {name: value / window.counts[name] for name, value in zip(window.sums, sums, strict=True)}
-        seconds = time.perf_counter() - window.start
+        bad_samples, bad_rows = (round(number) for number in distributed.total(mine).tolist())
+        done, samples, seconds = self.step - window.first, self.stream.samples_seen - window.samples, window.seconds
         self.seconds += seconds
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise MmclError(
-                    f"step {self.step}: {name} is {value}. The newest checkpoint is from before; lower optimizer.lr, "
-                    "set training.clip_norm, or raise the temperature's min, and resume."
-                )
-        done = self.step - window.first
-        samples, self._samples_logged = self.stream.samples_seen - self._samples_logged, self.stream.samples_seen
-        self.bad.judge(round(bad_rows), samples, self.step, last=self.step == self.recipe.steps)
+        self.bad.judge(bad_rows, samples, self.step, last=self.step == self.recipe.steps)
+        temperatures = learner.objective.temperatures(self.step - 1)
         return {
             "step": self.step,
             "samples": self.stream.samples_seen,
-            **means,
-            **{f"temperature/{name}": t.item() for name, t in learner.objective.temperatures(self.step - 1).items()},
+            **found.means,
+            **{f"temperature/{name}": t.item() for name, t in temperatures.items()},
             **_finite(learner.seen),
-            "grad_norm": float(window.norm) / done,
             "lr": learner.lr,
-            "bad_samples": round(bad_samples),
+            "bad_samples": bad_samples,
+            "skipped_steps": self.skipped,
             "samples_per_second": samples / seconds,
             "seconds_per_step": seconds / done,
             "seconds": self.seconds,
         }
-
-    def _log(self, row: Row) -> None:
-        if self.metrics is not None:
-            self.metrics.write(row)
-        self.progress.row(row)
 
     def _say_bad(self, when: str, samples: int) -> None:
         """What could not be used so far, on all processes."""
@@ -181,17 +237,18 @@ class Trainer:
             )
 
     def _save(self) -> None:
+        self._look()
         files, known = state.taken(self.learner)
         known |= {
             "seconds": self.seconds,
+            "skipped": self.skipped,
             "bad": self.bad.state(),
             "reading": self._reading,
             "epoch": self.epoch,
+            "window": self.window.state(),
             "data": self.stream.state(),
         }
-        if distributed.rank() == 0:
-            checkpoints.write(self.run.checkpoints, self.step, files, known, self.recipe.training.keep_checkpoints)
-        distributed.barrier()
+        self.saving.write(self.step, files, known, self.best.step)
 
     @property
     def _reading(self) -> list[list[object]]:
@@ -200,10 +257,19 @@ class Trainer:
 
     def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         self.notes += state.give(self.learner, checkpoint)
-        known = checkpoint.state
+        known: dict[str, Any] = checkpoint.state
         self.stream.restore(known["data"])
-        self.seconds, self.epoch = known["seconds"], known["epoch"]
+        self.seconds, self.epoch, self.skipped = known["seconds"], known["epoch"], known["skipped"]
         self.bad.restore(known["bad"], self.step, corrected=known["reading"] != self._reading)
+        self.window.restore(known["window"])
+
+    def _lost(self, error: RuntimeError) -> str:
+        """What to say where another process is gone."""
+        return (
+            f"step {self.step}: another process of this run is gone, so that this one cannot go on; what ended it is "
+            f"in its own output. {self.saving.newest}; go on with: mmcl train {self.run.path} --resume. (torch says: "
+            f"{str(error).strip().splitlines()[0][:200]})"
+        )
 
 
 def make_stream(recipe: Recipe, model: MultiTower) -> Stream:
@@ -219,6 +285,7 @@ def make_stream(recipe: Recipe, model: MultiTower) -> Stream:
         cache=recipe.data.cache.open,
         transforms={m: transforms[modality_of(m)] for m in recipe.data.modalities},
         copies=recipe.data.copies,
+        batches=recipe.data.batches,
     )
 
 
@@ -226,7 +293,3 @@ def _finite(values: dict[str, Tensor]) -> Row:
     """Numbers of the device; what is none, because nothing is there to be measured, is left out."""
     numbers = torch.stack([value.float() for value in values.values()]).tolist() if values else []
     return {name: value for name, value in zip(values, numbers, strict=True) if math.isfinite(value)}
-
-
-def _due(step: int, every: int | None) -> bool:
-    return every is not None and step % every == 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmcl import distributed
 from mmcl.errors import MmclError
 from mmcl.model import MultiTower, evaluating
-from mmcl.recipe import MixSpec
+from mmcl.specs import MixSpec
 from mmcl.types import modality_of
 
 RELEVANCE = 0.1  # temperature of the patches' softmax

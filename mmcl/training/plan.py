@@ -1,6 +1,7 @@
 """What a run will be, before it is one: how long, how many operations, how much memory."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from mmcl.data.stream import AHEAD
 from mmcl.losses import Objective
 from mmcl.model import MultiTower
 from mmcl.recipe import Recipe
+from mmcl.runs import Run
 from mmcl.training import costs
+from mmcl.training.saving import Saving
 from mmcl.types import Embeddings, Mixed, modality_of
 
 SAMPLED = 2048  # rows with which the memory of an objective is measured; of more, it goes on in a straight line
@@ -78,7 +81,8 @@ def make_plan(recipe: Recipe, model: MultiTower, objective: Objective, processes
     chunk = None if chunk is None or chunk >= batch else chunk
     at_once, per_sample = min(chunk or rows, rows), _rows_of_a_sample(recipe, model)
     forms = {m: transform.empty(1) for m, transform in model.transforms(train=True).items()}
-    counts = {m: max(round(per_sample[m] * at_once), 1) for m in forms}
+    shares = per_sample if recipe.data.batches == "mixed" else _rows_of_a_sample(recipe, model, whole=True)
+    counts = {m: max(round(shares[m] * at_once), 1) for m in forms}
     shapes = {m: (torch.Size([counts[m], *form.shape[1:]]), form.dtype) for m, form in forms.items()}
     model.at_step(recipe.steps - 1)  # by then everything learns that ever does
     with costs.pretending(model, objective):
@@ -97,7 +101,7 @@ def make_plan(recipe: Recipe, model: MultiTower, objective: Objective, processes
         "passes": max(passes.peak + held, gradients + stepping),
         "sharing": gradients if processes > 1 else 0,
         "objective": _objective(recipe, batch, rows),
-        "batches": (AHEAD + 2) * sum(_bytes([form]) * round(per_sample[m] * rows) for m, form in forms.items()),
+        "batches": (AHEAD + 2) * sum(_bytes([form]) * round(shares[m] * rows) for m, form in forms.items()),
     }
     return Plan(
         run=recipe.run,
@@ -115,7 +119,7 @@ def make_plan(recipe: Recipe, model: MultiTower, objective: Objective, processes
         activations=passes.activations,
         gradients=gradients,
         checkpoint=weights + average + slots,
-        checkpoints=_times(recipe.training.checkpoint_every_steps, recipe.steps),
+        checkpoints=_checkpoints(recipe),
         kept=recipe.training.keep_checkpoints,
         evaluations=_times(recipe.training.eval_every_steps, recipe.steps) if recipe.tasks else 0,
     )
@@ -148,10 +152,16 @@ def _tower(
     )
 
 
-def _rows_of_a_sample(recipe: Recipe, model: MultiTower) -> dict[str, float]:
-    """Rows that go through each tower, of a sample that has all that its source says it may have."""
+def _rows_of_a_sample(recipe: Recipe, model: MultiTower, whole: bool = False) -> dict[str, float]:
+    """Rows that go through each tower, of a sample that has all that its source says it may have.
+
+    Args:
+        recipe: what says the sources.
+        model: the towers.
+        whole: of a sample whose source has every modality; otherwise of all sources, by their weights.
+    """
     sources = recipe.data.sources
-    weights = [source.weight or 0.0 for source in sources]
+    weights = [0.0 if whole else source.weight or 0.0 for source in sources]
     rows = dict.fromkeys(model.modalities, 0.0)
     for name in recipe.names:
         base = name if any(name in source.modalities for source in sources) else modality_of(name)
@@ -189,6 +199,13 @@ def _objective_at(recipe: Recipe, rows: int, own: int) -> int:
             mixed=mixed,
         )
         return costs.objective_peak(Objective(recipe.objective, recipe.dim), record)
+
+
+def _checkpoints(recipe: Recipe) -> int:
+    """How many a run leaves that nobody stops, those by minutes aside."""
+    saving, batch = Saving(Run(Path(recipe.run)), recipe.training), recipe.data.batch_size
+    due = (saving.due(step, (step - 1) * batch, step * batch) for step in range(1, recipe.steps))
+    return sum(due) + 1
 
 
 def _times(every: int | None, steps: int) -> int:

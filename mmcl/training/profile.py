@@ -140,7 +140,8 @@ def profiled(recipe: Recipe, warmup: int = 5, steps: int = 20, traced: int = 3, 
     count = warmup + steps + traced
     batch = recipe.data.batch_size
     changed: dict[str, Any] = {"samples": max(recipe.training.samples, (count + 1) * batch)}
-    changed |= {"eval_every_steps": None, "checkpoint_every_steps": None, "trackers": []}
+    changed |= {"eval_every_steps": None, "best": None, "trackers": []}
+    changed |= {f"checkpoint_every_{unit}": None for unit in ("steps", "samples", "minutes")}
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changed)})
     with tempfile.TemporaryDirectory(prefix="mmcl-profile-") as folder:
         trainer = Trainer(recipe, Run(Path(folder)), lambda _: {})

@@ -25,16 +25,22 @@ class Metrics:
             file.write(json.dumps(row) + "\n")
 
     def extend_last(self, row: Row) -> None:
-        """Add numbers to the last row."""
+        """Add numbers of an evaluation to the last row, which says that it was evaluated."""
         lines = self.path.read_text().splitlines()
         last = json.loads(lines.pop()) if lines else {}
-        _rewrite(self.path, [*lines, json.dumps(last | row)])
+        _rewrite(self.path, [*lines, json.dumps({**last, **row, "evaluated": True})])
+
+    def rows(self) -> list[Row]:
+        """All of them so far."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Leave the rows of a file up to a step."""
+def cut_back(path: Path, step: int) -> list[str]:
+    """Leave the rows of a file up to a step; those that are left."""
     lines = path.read_text().splitlines() if path.exists() else []
-    _rewrite(path, [line for line in lines if _step(line) <= step])
+    kept = [line for line in lines if _step(line) <= step]
+    _rewrite(path, kept)
+    return kept
 
 
 def _rewrite(path: Path, lines: list[str]) -> None:
@@ -84,7 +90,8 @@ class ProgressLine:
 
     def row(self, row: Row) -> None:
         """Numbers of a logged step."""
-        numbers = f"loss {row['loss']:.4f}  {row['samples_per_second']:.0f} samples/s"
+        loss = f"{row['loss']:.4f}" if "loss" in row else "not finite"
+        numbers = f"loss {loss}  {row['samples_per_second']:.0f} samples/s"
         if self.plain:
             left = (self.steps - row["step"]) * row["seconds_per_step"]
             step = f"step {row['step']:>{len(str(self.steps))}}/{self.steps}"

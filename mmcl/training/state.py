@@ -10,6 +10,7 @@ from mmcl import distributed
 from mmcl.checkpoints import Checkpoint
 from mmcl.errors import MmclError
 from mmcl.training.learner import Learner
+from mmcl.training.optimizer_state import remembered, restore
 
 Files = dict[str, dict[str, Tensor]]
 
@@ -25,14 +26,20 @@ def taken(learner: Learner) -> tuple[Files, dict[str, Any]]:
     weights = {f"model.{k}": t for k, t in learner.model.state_dict().items()}
     weights |= {f"objective.{k}": t for k, t in learner.objective.state_dict().items()}
     weights |= {f"ema.{k}": t for k, t in learner.average.state().items()} if learner.average is not None else {}
-    slots = learner.optimizer.state_dict()["state"]
-    optimizer = {f"{i}.{name}": t for i, slot in slots.items() for name, t in slot.items()}
+    optimizer, numbers = remembered(learner.optimizer)
     rng = {f"{rank}.{name}": t for rank, state in enumerate(generators) for name, t in state.items()}
-    return {"weights": weights, "optimizer": optimizer, "rng": rng}, {"step": learner.step}
+    scaler = learner.accelerator.scaler
+    known = {
+        "step": learner.step,
+        "optimizer": numbers,
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }
+    return {"weights": weights, "optimizer": optimizer, "rng": rng}, known
 
 
 def give(learner: Learner, checkpoint: Checkpoint) -> list[str]:
     """Go on from a checkpoint; returns what a person should know of it."""
+    checkpoint.check_format()
     notes = []
     weights = checkpoint.tensors("weights")
     for name, module in (("model.", learner.model), ("objective.", learner.objective)):
@@ -40,12 +47,10 @@ def give(learner: Learner, checkpoint: Checkpoint) -> list[str]:
     averaged = {k.removeprefix("ema."): t for k, t in weights.items() if k.startswith("ema.")}
     if learner.average is not None and not learner.average.restore(averaged, learner.model):
         notes.append("training.ema: the run had no average before; it begins with the weights of now")
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in checkpoint.tensors("optimizer").items():
-        number, _, name = key.partition(".")
-        slots.setdefault(int(number), {})[name] = tensor
-    groups = learner.optimizer.state_dict()["param_groups"]
-    learner.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    restore(learner.optimizer, checkpoint.tensors("optimizer"), checkpoint.state["optimizer"])
+    scaler, kept = learner.accelerator.scaler, checkpoint.state["scaler"]
+    if scaler is not None and kept is not None:  # or the precision has changed
+        scaler.load_state_dict(kept)
     _restore_random_state(checkpoint.tensors("rng"), distributed.rank())
     learner.step = checkpoint.state["step"]
     return [*notes, f"resumed from {checkpoint.path} at step {learner.step}"]

@@ -17,6 +17,7 @@ from mmcl.files import write_json
 from mmcl.recipe import Recipe
 from mmcl.runs import Run
 from mmcl.training.progress import Metrics, Row
+from mmcl.training.saving import writing
 
 PROJECT = "mmcl"
 Say = Callable[[str], None]
@@ -99,7 +100,8 @@ def tracked(recipe: Recipe, run: Run, step: int, say: Say) -> Iterator[Tracked]:
         MmclError: a tracker does not begin.
     """
     trackers = {name: _begun(name, recipe, run, step) for name in recipe.training.trackers}
-    metrics = Tracked(run.metrics, step, trackers, say)
+    with writing(run, step):
+        metrics = Tracked(run.metrics, step, trackers, say)
     try:
         yield metrics
     finally:

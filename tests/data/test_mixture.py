@@ -1,13 +1,16 @@
 """Several sources: one pool, or weights that hold."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mmcl.data import Source, Stream
+from mmcl.data.order import BATCH_BLOCK, Quotas
 from mmcl.errors import MmclError
 from tests.data.test_stream import keys, picture, texts, written
 
@@ -78,3 +81,58 @@ def test_an_epoch_of_a_mixture_is_as_long_as_its_sources_together(two: list[Sour
 def test_mixtures_that_say_nothing_clear_are_refused(two: list[Source], change: dict[str, Any], told: str) -> None:
     with pytest.raises(MmclError, match=told):
         Stream([two[0].model_copy(update=change), two[1]], batch_size=4)
+
+
+def by_source(two: list[Source], **more: Any) -> Stream:
+    return Stream(weighted(two), **{"batch_size": 7, "seed": 3, "endless": True, "batches": "by_source", **more})
+
+
+def test_batches_by_source_are_of_one_each_and_their_weights_hold(two: list[Source]) -> None:
+    seen = [batch.keys for batch, _ in zip(by_source(two, batch_size=1), range(2 * BATCH_BLOCK), strict=False)]
+    which = ["".join(sorted({key[0] for key in keys})) for keys in seen]
+    for block in (which[:BATCH_BLOCK], which[BATCH_BLOCK:]):
+        assert Counter(block) == {"p": BATCH_BLOCK // 4, "t": BATCH_BLOCK * 3 // 4}
+    quotas = Quotas([1.0, 3.0], 3, BATCH_BLOCK)
+    assert which == ["pt"[number] for number in quotas(0, 2 * BATCH_BLOCK)]
+    counts = Counter(key for keys in seen for key in keys)
+    for source in "pt":  # each runs through epochs of its own
+        own = [n for key, n in counts.items() if key[0] == source]
+        assert max(own) - min(own) <= 1
+
+
+@pytest.mark.parametrize(
+    "last_batch", ["carry", "keep", *(pytest.param(k, marks=pytest.mark.slow) for k in ("drop", "pad"))]
+)
+def test_batches_by_source_go_on_from_any_batch_on_any_number_of_processes(two: list[Source], last_batch: Any) -> None:
+    """80 samples an epoch in batches of 7: the twelfth is the odd one."""
+    whole, states, expected = by_source(two, last_batch=last_batch), [], []
+    for batch, _ in zip(whole, range(26), strict=False):
+        expected.append((batch.keys, batch.ids.tolist(), batch.epoch, len(batch)))
+        states.append(json.loads(json.dumps(whole.state())))
+    odd = {"carry": 7, "drop": 7, "pad": 7, "keep": 3}[last_batch]
+    assert [size for *_, size in expected] == ([7] * 11 + [odd]) * 2 + [7] * 2
+    some = [
+        [by_source(two, last_batch=last_batch, share=(rank, world), workers=0) for rank in range(world)]
+        for world in (1, 2, 3)
+    ]
+    for state, (rows, ids, epoch, _), parts in zip(states, expected[1:], itertools.cycle(some), strict=False):
+        for part in parts:
+            part.restore(state)
+        own = [next(iter(part)) for part in parts]
+        assert keys(own) == rows
+        assert torch.cat([batch.ids for batch in own]).tolist() == ids
+        assert {batch.epoch for batch in own} == {epoch}
+
+
+def test_batches_by_source_are_another_order_and_need_weights(two: list[Source]) -> None:
+    mixed, other = by_source(two, batches="mixed"), by_source(two)
+    assert [next(iter(mixed)).keys] != [next(iter(other)).keys]
+    for one, another in ((mixed, other), (other, mixed)):
+        with pytest.raises(MmclError, match="the kind of batches or their size are not those of the run"):
+            one.restore(another.state())
+    for sources in (two, two[:1]):
+        with pytest.raises(MmclError, match="batches: by_source has no effect where sources have no weights"):
+            Stream(sources, batch_size=4, batches="by_source")
+    sources = [two[0].model_copy(update={"weight": 1e-4}), two[1].model_copy(update={"weight": 1.0})]
+    with pytest.raises(MmclError, match="of 1,000 batches none would come from there"):
+        Stream(sources, batch_size=4, batches="by_source")

@@ -12,7 +12,8 @@ import torch
 import mmcl
 from mmcl.errors import MmclError
 from mmcl.model import MultiTower
-from mmcl.recipe import MixSpec, Recipe
+from mmcl.recipe import Recipe
+from mmcl.specs import MixSpec
 from mmcl.towers import Backbone, Tower, Vit
 from mmcl.training import Trainer, mixing
 from mmcl.training.record import gathered

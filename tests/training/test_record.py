@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmcl import distributed
 from mmcl.model import MultiTower, embedded, present_rows
-from mmcl.recipe import EmaSpec
+from mmcl.specs import EmaSpec
 from mmcl.towers import Tower
 from mmcl.training.average import Average
 from mmcl.training.record import gathered, placed

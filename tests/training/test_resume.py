@@ -25,14 +25,22 @@ LENGTH = ["training.samples=1920", "training.checkpoint_every_steps=5", "towers.
 def weights(run: Path) -> dict[str, torch.Tensor]:
     checkpoint = checkpoints.latest(run / "checkpoints")
     assert checkpoint is not None
-    assert checkpoint.state["step"] == 60
-    return checkpoint.tensors("weights") | checkpoint.tensors("optimizer")
+    assert checkpoint.state["step"] == Run(run).recipe().steps
+    return checkpoint.tensors("weights") | checkpoint.tensors("optimizer") | checkpoint.tensors("rng")
 
 
 def rows(run: Path) -> list[dict[str, float]]:
     clock = ("samples_per_second", "seconds_per_step", "seconds")
     read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in clock} for row in read]
+
+
+def same(run: Path, expected: Path) -> None:
+    """See that two finished runs are one, bit for bit."""
+    one, two = weights(run), weights(expected)
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    assert rows(run) == rows(expected)
 
 
 @pytest.mark.slow
@@ -58,10 +66,7 @@ def test_a_killed_run_goes_on_bit_for_bit(chunk: str, tmp_path: Path, tiny: Call
     with pytest.raises(MmclError, match=r"holds a run already.*--resume"):
         workflow.train(tiny(run, *length))
     workflow.train(str(run), resume=True)
-    one, two = weights(expected), weights(run)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert rows(run) == rows(expected)
+    same(run, expected)
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
@@ -87,6 +92,26 @@ def test_resuming_another_recipe_is_refused(tmp_path: Path, tiny: Callable[..., 
     workflow.train(tiny(tmp_path / "run"))
     with pytest.raises(MmclError, match="made with another recipe: dim differ"):
         workflow.train(tiny(tmp_path / "run", "dim=8"), resume=True)
+
+
+def test_a_run_goes_on_with_another_rate_and_says_so(
+    tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflow.train(tiny(tmp_path / "run"))
+    more = ["training.samples=320", "optimizer.lr=1e-4", "training.clip_norm=1"]
+    workflow.train(tiny(tmp_path / "run", *more), resume=True)
+    told = capsys.readouterr().err
+    assert "goes on with another optimizer.lr: 0.0001 instead of 0.001" in told
+    assert "goes on with another training.clip_norm: 1.0 instead of None" in told
+    assert Run(tmp_path / "run").recipe().optimizer.lr == 1e-4  # type: ignore[attr-defined]
+    assert rows(tmp_path / "run")[-1]["lr"] < 1e-4
+    with pytest.raises(MmclError, match="made with another recipe: optimizer.name differ"):
+        workflow.train(tiny(tmp_path / "run", "optimizer=lion"), resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tiny: Callable[..., Recipe]) -> None:
+    with pytest.raises(MmclError, match=r"run: /proc/self/run cannot be written: .*choose another folder with run=DIR"):
+        workflow.train(tiny(Path("/proc/self/run")))
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:

@@ -148,10 +148,10 @@ class Sogclr(Contrast, nn.Module):
             self.proposed[side.name] = (side.gather(keys), torch.stack([side.gather(v) for v in values], 1))
 
     @torch.no_grad()
-    def after_step_(self) -> None:
+    def after_step_(self, taken: Bool[Tensor, ""] | None = None) -> None:
         """Remember what this step found; every process writes the rows of all."""
         for keys, values in self.proposed.values():
-            self.memory.write(keys, values)
+            self.memory.write(keys if taken is None else torch.where(taken, keys, NOBODY), values)
         if self.proposed:
-            self.steps += 1
+            self.steps += 1 if taken is None else taken
         self.proposed = {}

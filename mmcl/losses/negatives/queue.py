@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -85,7 +85,7 @@ class Queue(Negatives):
         return [Candidates([vectors.to(found.dtype, copy=True)], there.clone(), ids.clone(), top_k=self.top_k)]
 
     @torch.no_grad()
-    def after_step_(self) -> None:
+    def after_step_(self, taken: Bool[Tensor, ""] | None = None) -> None:
         """Take up the rows of the step, the same on every process."""
         if not self.seen:
             return
@@ -94,8 +94,9 @@ class Queue(Negatives):
         for m, noted in self.seen.items():
             for kind, new in zip(("vectors", "ids", "there"), noted, strict=True):
                 old = self.get_buffer(f"{weight_name(m)}_{kind}")
-                old[places] = new[-rows:].to(old)
-        place.copy_((place + rows) % self.size)
+                new = new[-rows:].to(old)
+                old[places] = new if taken is None else torch.where(taken, new, old[places])
+        place.copy_((place + (rows if taken is None else rows * taken)) % self.size)
         self.seen = {}
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -130,9 +130,9 @@ class Clusters(Regularizer, nn.Module):
         return torch.where(enough, sums, self.sums), torch.where(enough, numbers, self.numbers)
 
     @torch.no_grad()
-    def after_step_(self) -> None:
+    def after_step_(self, taken: Bool[Tensor, ""] | None = None) -> None:
         """Let the centroids move on."""
         if self.next is not None:
-            self.sums.copy_(self.next[0])
-            self.numbers.copy_(self.next[1])
+            for old, new in zip((self.sums, self.numbers), self.next, strict=True):
+                old.copy_(new if taken is None else torch.where(taken, new, old))
             self.next = None

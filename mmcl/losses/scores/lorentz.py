@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -65,7 +65,7 @@ class Lorentz(Score, nn.Module):
         return self.log_curvature.exp()
 
     @torch.no_grad()
-    def after_step_(self) -> None:
+    def after_step_(self, taken: Bool[Tensor, ""] | None = None) -> None:
         """Hold the curvature within a tenth and ten times of its start, and the scales at or below one."""
         self.log_curvature.clamp_(self.start - math.log(10), self.start + math.log(10))
         if self.width:

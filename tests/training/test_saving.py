@@ -1,0 +1,169 @@
+"""When checkpoints are written, which ones stay, and what is said where they cannot be."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mmcl
+from mmcl import checkpoints, workflow
+from mmcl.errors import MmclError
+from mmcl.model import Encoder
+from mmcl.recipe import Recipe, dump_yaml
+from mmcl.runs import Run
+from mmcl.training import Trainer
+from tests.training.test_resume import rows, same
+
+EVERY = ["training.keep_checkpoints=9"]
+
+
+def steps(run: Path) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in checkpoints.listed(run / "checkpoints")]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["training.checkpoint_every_steps=3"], [3, 6, 8]),
+        (["training.checkpoint_every_samples=100"], [4, 7, 8]),  # 32 a step: 128, 224 (and 320 lies behind the end)
+        (["training.checkpoint_every_minutes=1e-9"], [1, 2, 3, 4, 5, 6, 7, 8]),
+        (["training.checkpoint_every_minutes=60"], [8]),
+        (["training.checkpoint_every_steps=5", "training.checkpoint_every_samples=64"], [2, 4, 5, 6, 8]),
+    ],
+)
+def test_checkpoints_come_by_steps_samples_and_minutes(
+    tmp_path: Path, tiny: Callable[..., Recipe], said: list[str], expected: list[int]
+) -> None:
+    assert steps(workflow.train(tiny(tmp_path / "run", *EVERY, *said))) == expected
+
+
+def test_rows_do_not_depend_on_checkpoints_nor_on_going_on_from_one(
+    tmp_path: Path, tiny: Callable[..., Recipe]
+) -> None:
+    expected = workflow.train(tiny(tmp_path / "whole", "training.log_every_steps=4"))
+    run = workflow.train(
+        tiny(tmp_path / "run", *EVERY, "training.log_every_steps=4", "training.checkpoint_every_steps=1")
+    )
+    same(run, expected)
+    for step in (8, 7, 6):
+        checkpoint = run / "checkpoints" / f"step-{step:08d}"
+        (checkpoint / "state.json").write_text("{}")  # so that it goes on from step 5, in the middle of a row
+    workflow.train(str(run), resume=True)
+    same(run, expected)
+
+
+def measured(values: dict[int, float], trainer: list[Trainer]) -> Callable[[Encoder], dict[str, float]]:
+    return lambda _: {"task/recall": values[trainer[0].step], "task/other": 0.0}
+
+
+def train(recipe: Recipe, values: dict[int, float], resume: bool = False) -> dict[str, float]:
+    """A run whose task gives these numbers, by step."""
+    made: list[Trainer] = []
+    made.append(Trainer(recipe, Run(Path(recipe.run)), measured(values, made), resume))
+    Path(recipe.run).mkdir(exist_ok=True)
+    return made[0].train()
+
+
+def test_the_best_checkpoint_stays(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    values = {2: 0.1, 4: 0.4, 6: 0.3, 8: 0.2}
+    said = ["training.eval_every_steps=2", "training.best=task/recall", "training.keep_checkpoints=1"]
+    results = train(tiny(tmp_path / "run", *said), values)
+    assert steps(tmp_path / "run") == [4, 8]
+    assert results["train/best_step"] == 4
+    assert results["train/best"] == 0.4
+    best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
+    assert best == {"step": 4, "metric": "task/recall", "value": 0.4}
+    lower = ["training.best={metric: task/recall, lower: true}", *said[::2]]
+    train(tiny(tmp_path / "lower", *lower), values)
+    assert steps(tmp_path / "lower") == [2, 8]
+
+
+def test_a_run_that_goes_on_knows_its_best(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    values = {2: 0.1, 4: 0.4, 6: 0.3, 8: 0.2, 10: 0.35}
+    said = ["training.eval_every_steps=2", "training.best=task/recall", "training.keep_checkpoints=1"]
+    train(tiny(tmp_path / "run", *said), values)
+    results = train(tiny(tmp_path / "run", *said, "training.samples=320"), values, resume=True)
+    assert steps(tmp_path / "run") == [4, 10]
+    assert results["train/best_step"] == 4
+
+
+def test_patience_ends_a_run(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    values = {1: 0.1, 2: 0.4, 3: 0.3, 4: 0.2, 5: 0.5}
+    said = ["training.eval_every_steps=1", "training.best={metric: task/recall, patience: 2}"]
+    train(tiny(tmp_path / "run", *said), values)
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_best_that_no_task_gives_is_refused(tmp_path: Path, tiny: Callable[..., Recipe], task: Path) -> None:
+    with pytest.raises(MmclError, match="the tasks give no 'task/recal'; did you mean 'task/recall'"):
+        train(tiny(tmp_path / "run", "training.best=task/recal"), {8: 0.1})
+    with pytest.raises(MmclError, match=r"training.best.metric: no task of the recipe gives 'nothing/recall'"):
+        workflow.train(tiny(tmp_path / "two", f"tasks=[{task}]", "training.best=nothing/recall"))
+    assert not (tmp_path / "two").exists()
+
+
+def test_the_best_and_any_other_checkpoint_can_be_opened(
+    tmp_path: Path, tiny: Callable[..., Recipe], task: Path
+) -> None:
+    said = ["training.eval_every_steps=4", f"tasks=[{task}]", "training.checkpoint_every_steps=4"]
+    run = workflow.train(tiny(tmp_path / "run", *said, f"training.best={task}/text_to_image/recall@10"))
+    best = json.loads((run / "checkpoints" / "best.json").read_text())["step"]
+    one = mmcl.load(run / "checkpoints" / "best").embed("text", ["arrow"])
+    two = mmcl.load(run / "checkpoints" / f"step-{best:08d}").embed("text", ["arrow"])
+    assert (one == two).all()
+    newest, first = (mmcl.load(path).embed("text", ["arrow"]) for path in (run, run / "checkpoints" / "step-00000004"))
+    assert not (newest == first).all()
+    with pytest.raises(MmclError, match=r"step-00000003 is not there.*step-00000004, step-00000008"):
+        mmcl.load(run / "checkpoints" / "step-00000003")
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    update = Trainer._row
+
+    def full(self: Trainer, *more: object) -> object:
+        if self.step == 5:
+            (run / "metrics.jsonl").unlink()
+            (run / "metrics.jsonl").symlink_to("/dev/full")
+        return update(self, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "_row", full)
+    told = r"step 5: .* cannot be written: No space left on device. The newest checkpoint is step-00000004; free some"
+    with pytest.raises(MmclError, match=told):
+        workflow.train(tiny(run, "training.checkpoint_every_steps=2"))
+    assert steps(run) == [2, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_checkpoint_that_does_not_fit_is_told_by_all_and_the_run_goes_on_later(
+    tmp_path: Path, tiny: Callable[..., Recipe], processes: int
+) -> None:
+    run = tmp_path / "run"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_yaml(tiny(run, "training.checkpoint_every_steps=2").model_dump(mode="json")))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] * (processes - 1)
+    command = [*(launch or [sys.executable]), "-m", "mmcl", "train"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONWARNINGS": "ignore"}
+
+    def small() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True, env=environment, preexec_fn=small)
+    assert done.returncode != 0
+    assert "step 2: " in done.stderr
+    assert "There is no checkpoint yet; free some space there, and go on with: mmcl train" in done.stderr
+    assert "Traceback" not in done.stderr.partition("torch.distributed.elastic")[0]
+    assert steps(run) == []
+    again = subprocess.run([*command, str(run), "--resume"], capture_output=True, text=True, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert steps(run) == [6, 8]

@@ -1,0 +1,125 @@
+"""A signal ends a run once its state is saved; nothing differs when it goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mmcl import checkpoints, cli, workflow
+from mmcl.errors import StoppedError
+from mmcl.recipe import Recipe, dump_yaml
+from mmcl.training.learner import Learner, Outcome
+from mmcl.training.stops import SIGNALS
+from tests.training.test_resume import rows, same
+
+LENGTH = ["training.log_every_steps=3", "towers.image.patch_dropout=0.25"]
+
+
+def signal_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """Send a signal to this process in the middle of a step."""
+    update = Learner.update
+
+    def signalled(self: Learner) -> Outcome:
+        if self.step == step - 1:
+            os.kill(os.getpid(), number)
+        return update(self)
+
+    monkeypatch.setattr(Learner, "update", signalled)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_saves_and_stops_and_nothing_differs_afterwards(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    whole = workflow.train(tiny(tmp_path / "whole", *LENGTH))
+    handlers = [signal.getsignal(one) for one in SIGNALS]
+    run = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        signal_at(patch, 4, number)
+        with pytest.raises(StoppedError, match=rf"{signal.Signals(number).name}: stopped after step 5 of 8.*--resume"):
+            workflow.train(tiny(run, *LENGTH))
+    assert [signal.getsignal(one) for one in SIGNALS] == handlers
+    found = checkpoints.latest(run / "checkpoints")
+    assert found is not None
+    assert found.state["step"] == 5  # in the middle of a row
+    assert [row["step"] for row in rows(run)] == [3]
+    workflow.train(str(run), resume=True)
+    same(run, whole)
+
+
+def test_a_second_ctrl_c_ends_at_once(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Learner.update
+
+    def signalled(self: Learner) -> Outcome:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return update(self)
+
+    monkeypatch.setattr(Learner, "update", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        workflow.train(tiny(tmp_path / "run"))
+    assert checkpoints.latest(tmp_path / "run" / "checkpoints") is None
+
+
+def test_a_signal_at_the_last_step_changes_nothing(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal_at(monkeypatch, 8, signal.SIGTERM)
+    assert (workflow.train(tiny(tmp_path / "run")) / "results.json").exists()
+
+
+def test_the_command_ends_with_a_code_of_its_own(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_yaml(tiny(tmp_path / "run").model_dump(mode="json")))
+    signal_at(monkeypatch, 2, signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", str(path)])
+    assert stopped.value.code == 75
+    assert "mmcl: SIGTERM: stopped after step 3 of 8, which is saved. Go on with: mmcl train" in capsys.readouterr().err
+
+
+def children(pid: int) -> Iterator[int]:
+    for other in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((other / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            yield int(other.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["launcher", "one process"])
+def test_of_two_processes_both_stop(tmp_path: Path, tiny: Callable[..., Recipe], whom: str) -> None:
+    length = [*LENGTH, "training.samples=3200"]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    path = tmp_path / "recipe.yaml"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmcl"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    path.write_text(dump_yaml(tiny(run, *length).model_dump(mode="json")))
+    process = subprocess.Popen([*launch, "train", str(path)], stderr=subprocess.PIPE, env=environment, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid if whom == "launcher" else min(children(process.pid)), signal.SIGTERM)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "SIGTERM: stopped after step" in told
+    found = checkpoints.latest(run / "checkpoints")
+    assert found is not None
+    assert 3 <= found.state["step"] < 100
+    subprocess.run([*launch, "train", str(run), "--resume"], check=True, capture_output=True, env=environment)
+    path.write_text(dump_yaml(tiny(whole, *length).model_dump(mode="json")))
+    subprocess.run([*launch, "train", str(path)], check=True, capture_output=True, env=environment)
+    same(run, whole)
