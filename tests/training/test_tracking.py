@@ -23,7 +23,7 @@ def rows(run: Path) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
-        for name in row.keys() - {"step"}:
+        for name in row.keys() - {"step", "evaluated"}:
             found.setdefault(name, {})[row["step"]] = row[name]
     return found
 
