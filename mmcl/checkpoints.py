@@ -2,12 +2,15 @@
 
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -86,7 +89,13 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         one = tensor.detach().cpu().contiguous()
         whole[name] = one.clone() if one.untyped_storage().data_ptr() in taken else one
         taken.add(one.untyped_storage().data_ptr())
-    save_file(whole, file)
+    try:
+        save_file(whole, file)
+    except SafetensorError as error:  # a full disk, as safetensors says it
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from None
 
 
 def latest(folder: Path) -> Checkpoint | None:

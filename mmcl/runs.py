@@ -12,7 +12,6 @@ checkpoints/
 """
 
 import contextlib
-import json
 import platform
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ import torch
 
 from mmcl import checkpoints
 from mmcl.errors import MmclError
-from mmcl.files import write_json
+from mmcl.files import replacing, write_json
 from mmcl.model import Encoder, MultiTower
 from mmcl.overrides import put
 from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, model_folders
@@ -182,11 +181,12 @@ def create(run: Run, recipe: Recipe, model: MultiTower, begins: bool) -> None:
         place = mark.place(said)
         if place is not None:
             put(content, keys, mark.named(_keep(run, keys, place, mark.files(place))))
-    (run.path / "environment.json").write_text(json.dumps(_environment(model), indent=1) + "\n")
+    write_json(run.path / "environment.json", _environment(model))
     if begins:
         loaded = {m: model.tower(m).loaded for m in model.modalities}
         write_json(run.path / "weights.json", {m: one.described() if one else RANDOM for m, one in loaded.items()})
-    (run.path / "recipe.yaml").write_text(dump_yaml(content))
+    with replacing(run.path / "recipe.yaml") as file:  # a run that goes on may be killed here, too
+        file.write(dump_yaml(content).encode())
 
 
 def beginnings(model: MultiTower) -> list[str]:

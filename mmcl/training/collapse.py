@@ -15,7 +15,7 @@ RANK = 2.0  # effective rank below which a modality has collapsed
 SPREAD = -0.05  # uniformity above which all vectors of a modality lie in one place
 CHANCE = 0.99  # share of ln(rows) from which a softmax has learned nothing
 LIMIT = 1.001  # times its least value, up to which a temperature is at its limit
-SETTLING, MOST = 0.1, 2_000  # share of the steps, and steps at most, before which nothing is a sign
+SETTLING, LEAST, MOST = 0.1, 20, 2_000  # share of the steps, and steps, before which nothing is a sign
 
 
 SPREAD_OUT = (
@@ -69,7 +69,7 @@ class Signs:
 
     def new(self, row: Row) -> list[str]:
         """Those of a row that were not said before; they are kept."""
-        if row["step"] < min(SETTLING * self.recipe.steps, MOST):
+        if row["step"] < min(max(SETTLING * self.recipe.steps, LEAST), MOST):
             return []
         found = dict(signs(row, self.terms, self.recipe.data.batch_size))
         new = {about: text for about, text in found.items() if about not in self.said}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcl import workflow
+from mmcl import distributed, workflow
 from mmcl.errors import MmclError
 from mmcl.losses import LossOutput, Objective
 from mmcl.recipe import Recipe
@@ -115,12 +115,11 @@ def test_what_breaks_is_named(tmp_path: Path, tiny: Callable[..., Recipe]) -> No
         trainer.train()
 
 
-def _two(recipe: Recipe) -> list[Any]:
-    """One process's row of text is broken in the second step; what all of them say of it, and their weights."""
+def _two(content: dict[str, Any]) -> list[Any]:
+    """One process's texts are broken in the second step; what all of them say of each, and their weights."""
+    recipe = Recipe.model_validate(content)
     trainer = Trainer(recipe, Run(Path(recipe.run)), lambda _: {})
-    batches, taken = iter(trainer.stream), []
-    from mmcl import distributed
-
+    batches, taken, broken = iter(trainer.stream), [], []
     for step in range(3):
         batch = next(batches)
         hook = None
@@ -131,15 +130,18 @@ def _two(recipe: Recipe) -> list[Any]:
             hook.remove()
         outcome = trainer.learner.update()
         taken.append(bool(outcome.taken))
-    broken = {name for name, value in zip(outcome.names, outcome.values.tolist(), strict=True) if value != value}
+        broken.append({name for name, x in zip(outcome.names, outcome.values.tolist(), strict=True) if x != x})
     return [taken, broken, {name: x.clone() for name, x in trainer.model.state_dict().items()}]
 
 
 @pytest.mark.slow
 def test_processes_leave_out_the_same_steps(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
-    one, two = run_processes(_two, 2, tmp_path / "p", tiny(tmp_path / "run"))
+    one, two = run_processes(_two, 2, tmp_path / "p", tiny(tmp_path / "run").model_dump(mode="json"))
     assert one[0] == two[0] == [True, False, True]
-    assert one[1] == two[1] == set()
+    assert one[1] == two[1]
+    assert one[1][0] == one[1][2] == set()
+    assert {"loss", "vectors/text", "towers/image/grad_norm"} <= one[1][1]
+    assert "vectors/image" not in one[1][1]
     assert all(torch.equal(one[2][name], two[2][name]) for name in one[2])
 
 
@@ -170,7 +172,8 @@ def test_signs_of_collapse_are_told_with_advice(tiny: Callable[..., Recipe], tmp
 def test_a_run_that_collapses_says_so_once_and_keeps_it(
     tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = Trainer(tiny(tmp_path / "run"), Run(tmp_path / "run"), lambda _: {})
+    more = ["training.samples=768", "training.log_every_steps=8"]
+    trainer = Trainer(tiny(tmp_path / "run", *more), Run(tmp_path / "run"), lambda _: {})
     (tmp_path / "run").mkdir()
     for parameter in trainer.model.tower("image").parameters():
         parameter.requires_grad_(False).zero_()
@@ -178,5 +181,5 @@ def test_a_run_that_collapses_says_so_once_and_keeps_it(
     trainer.model.tower("image").register_forward_hook(lambda *a: torch.ones_like(a[2]) + 0 * a[2])
     trainer.train()
     kept = [json.loads(line) for line in (tmp_path / "run" / "warnings.jsonl").read_text().splitlines()]
-    assert [row["about"] for row in kept].count("embeddings/image/uniformity") == 1
+    assert [(row["step"], row["about"]) for row in kept].count((24, "embeddings/image/uniformity")) == 1
     assert capsys.readouterr().err.count("all vectors of image lie in one place") == 1

@@ -156,13 +156,13 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_all_and_the_run_goes_on_later
 
     def small() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (280_000, 280_000))  # the tokenizer has room, the weights have not
 
     done = subprocess.run([*command, str(path)], capture_output=True, text=True, env=environment, preexec_fn=small)
     assert done.returncode != 0
     assert "step 2: " in done.stderr
     assert "There is no checkpoint yet; free some space there, and go on with: mmcl train" in done.stderr
-    assert "Traceback" not in done.stderr.partition("torch.distributed.elastic")[0]
+    assert "mmcl/training/loop.py" not in done.stderr  # no traceback of ours; torchrun has one of its own
     assert steps(run) == []
     again = subprocess.run([*command, str(run), "--resume"], capture_output=True, text=True, env=environment)
     assert again.returncode == 0, again.stderr

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -97,29 +98,63 @@ def children(pid: int) -> Iterator[int]:
             yield int(other.name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("whom", ["launcher", "one process"])
-def test_of_two_processes_both_stop(tmp_path: Path, tiny: Callable[..., Recipe], whom: str) -> None:
-    length = [*LENGTH, "training.samples=3200"]
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    path = tmp_path / "recipe.yaml"
+@dataclass
+class Two:
+    """A run of two processes that torchrun has launched, and its command."""
+
+    run: Path
+    launch: list[str]
+    environment: dict[str, str]
+    process: subprocess.Popen[str]
+
+    def finish(self, *arguments: str) -> None:
+        """Run a command of mmcl on two processes to its end."""
+        subprocess.run([*self.launch, *arguments], check=True, capture_output=True, env=self.environment)
+
+    def ended(self) -> str:
+        """What it said, once it has failed."""
+        _, told = self.process.communicate(timeout=120)
+        assert self.process.returncode != 0
+        return told
+
+
+@pytest.fixture
+def two(tmp_path: Path, tiny: Callable[..., Recipe]) -> Iterator[Two]:
+    """A long run on two processes, which has begun."""
+    path, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    length = [*LENGTH, "training.samples=3200", "training.checkpoint_every_steps=20"]
+    path.write_text(dump_yaml(tiny(run, *length).model_dump(mode="json")))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmcl"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    path.write_text(dump_yaml(tiny(run, *length).model_dump(mode="json")))
     process = subprocess.Popen([*launch, "train", str(path)], stderr=subprocess.PIPE, env=environment, text=True)
     deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+    while not (run / "checkpoints" / "step-00000020").exists():
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(process.pid if whom == "launcher" else min(children(process.pid)), signal.SIGTERM)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "SIGTERM: stopped after step" in told
-    found = checkpoints.latest(run / "checkpoints")
+    yield Two(run, launch, environment, process)
+    process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["launcher", "one process"])
+def test_of_two_processes_both_stop(two: Two, tmp_path: Path, whom: str) -> None:
+    os.kill(two.process.pid if whom == "launcher" else min(children(two.process.pid)), signal.SIGTERM)
+    assert "SIGTERM: stopped after step" in two.ended()
+    found = checkpoints.latest(two.run / "checkpoints")
     assert found is not None
-    assert 3 <= found.state["step"] < 100
-    subprocess.run([*launch, "train", str(run), "--resume"], check=True, capture_output=True, env=environment)
-    path.write_text(dump_yaml(tiny(whole, *length).model_dump(mode="json")))
-    subprocess.run([*launch, "train", str(path)], check=True, capture_output=True, env=environment)
-    same(run, whole)
+    assert 20 < found.state["step"] < 100
+    two.finish("train", str(two.run), "--resume")
+    two.finish("train", str(tmp_path / "recipe.yaml"), f"run={tmp_path / 'whole'}")
+    same(two.run, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_told_by_the_others(two: Two) -> None:
+    os.kill(max(children(two.process.pid)), signal.SIGKILL)
+    told = two.ended()
+    assert "another process of this run is gone, so that this one cannot go on" in told
+    assert "The newest checkpoint is step-000000" in told
+    assert "mmcl/training/loop.py" not in told  # no traceback of ours; torchrun has one of its own
+    two.finish("train", str(two.run), "--resume")
+    assert rows(two.run)[-1]["step"] == 100
