@@ -5,6 +5,7 @@
 memory: a batch in chunks (`training.chunk`) beside one batch as large as a chunk. Each in a process of its own: what
 its peak lies above the memory that it had with towers, optimizer and inputs before its first step.
 speed: samples a second of `mmcl train` beside open_clip's own trainer, data included (`trainers.py`).
+estimate: the memory of `mmcl train --dry-run` beside the peak of three steps of the same recipe (`estimates.py`).
 overhead: the part of a step that is neither towers, objective, optimizer nor waiting for data (`loops.py`).
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from estimates import estimate
 from figures import Figure
 from loops import overhead
 from trainers import speed
@@ -99,7 +101,12 @@ def memory(quick: bool) -> Iterator[Figure]:
         yield Figure("  512 at once", raised(512, None), "MB")
 
 
-FIGURES: dict[str, Callable[[bool], Iterator[Figure]]] = {"memory": memory, "speed": speed, "overhead": overhead}
+FIGURES: dict[str, Callable[[bool], Iterator[Figure]]] = {
+    "memory": memory,
+    "speed": speed,
+    "overhead": overhead,
+    "estimate": estimate,
+}
 
 
 def main() -> None:

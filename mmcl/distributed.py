@@ -16,6 +16,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from mmcl import marks
+
 
 def rank() -> int:
     """Number of this process; 0 where there is only one."""
@@ -25,6 +27,11 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def launched() -> tuple[int, int]:
+    """(rank, number of processes) as a launcher says them, before the processes know of one another."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def share(rows: int, rank: int, world_size: int) -> tuple[int, int]:
@@ -56,23 +63,30 @@ def gather(x: Shaped[Tensor, "batch ..."], rows: int) -> Shaped[Tensor, "all_bat
         x: this process's `share` of the rows.
         rows: of the global batch.
     """
-    return x if world_size() == 1 else _Gather.apply(x, rows)  # type: ignore[no-any-return]
+    if world_size() == 1:
+        return x
+    with marks.part("gather"):
+        return _Gather.apply(x, rows)  # type: ignore[no-any-return]
 
 
 def total(x: Tensor) -> Tensor:
     """Sum over processes, with gradient."""
-    return x if world_size() == 1 else _Total.apply(x)  # type: ignore[no-any-return]
+    if world_size() == 1:
+        return x
+    with marks.part("gather"):
+        return _Total.apply(x)  # type: ignore[no-any-return]
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace each gradient by its mean over processes, as DDP does for the parameters that it wraps."""
     if world_size() == 1:
         return
-    for parameter in parameters:
-        if parameter.grad is None:  # nothing reached it here, but something may have elsewhere
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad, group=_group())
-        parameter.grad /= world_size()
+    with marks.part("gather"):
+        for parameter in parameters:
+            if parameter.grad is None:  # nothing reached it here, but something may have elsewhere
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad, group=_group())
+            parameter.grad /= world_size()
 
 
 def collect(value: Any) -> list[Any]:
@@ -89,7 +103,8 @@ def anywhere(flags: Sequence[bool]) -> list[bool]:
     if world_size() == 1:
         return list(flags)
     seen = torch.tensor(flags, dtype=torch.uint8)
-    dist.all_reduce(seen, dist.ReduceOp.MAX, group=_hosts())
+    with marks.part("gather"):
+        dist.all_reduce(seen, dist.ReduceOp.MAX, group=_hosts())
     return [bool(flag) for flag in seen.tolist()]
 
 
@@ -176,7 +191,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad, group=_group())
+        with marks.part("gather"):
+            dist.all_reduce(grad, group=_group())
         return grad[ctx.offset : ctx.offset + ctx.count], None
 
 
@@ -192,5 +208,6 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad, group=_group())
+        with marks.part("gather"):
+            dist.all_reduce(grad, group=_group())
         return grad

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from mmcl import marks
 from mmcl.data.source import array
 from mmcl.errors import BadSampleError, MmclError
 from mmcl.media import Picture, Sound
@@ -72,7 +73,10 @@ class MultiTower(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "_ dim"]]:
         """Vectors, not normalised, of the rows of each modality that is given. Absent modalities cost nothing."""
-        vectors = {modality: self.tower(modality)(rows) for modality, rows in inputs.items()}
+        vectors: dict[str, Tensor] = {}
+        for modality, rows in inputs.items():
+            with marks.part(f"forward: {modality}"):
+                vectors[modality] = self.tower(modality)(rows)
         if not vectors or (torch.is_grad_enabled() and not any(made.requires_grad for made in vectors.values())):
             vectors |= self._depending(vectors)
         return vectors

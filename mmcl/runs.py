@@ -207,16 +207,19 @@ def build_model(recipe: Recipe, load: bool = True) -> MultiTower:
         load: bring the weights that it names; otherwise all are random, because a checkpoint brings them.
     """
     torch.manual_seed(recipe.seed)
-    towers = {}
-    for modality, part in recipe.towers.items():
-        try:
-            towers[modality] = part.build(dim=recipe.dim, modality=modality, load=load)
-        except (AssertionError, RuntimeError) as error:  # torch's own words for sizes that do not fit
-            raise MmclError(f"towers.{modality}: {part.name} cannot be built: {error}") from None
-        except MmclError as error:
-            place = f"towers.{modality}"
-            raise error if str(error).startswith(place) else MmclError(f"{place}: {error}") from None
-    return MultiTower(towers, recipe.dim)
+    return MultiTower({modality: build_tower(recipe, modality, load) for modality in recipe.towers}, recipe.dim)
+
+
+def build_tower(recipe: Recipe, modality: str, load: bool) -> Tower:
+    """One of the towers, with random weights drawn as torch stands; see `build_model`."""
+    part = recipe.towers[modality]
+    try:
+        return part.build(dim=recipe.dim, modality=modality, load=load)
+    except (AssertionError, RuntimeError) as error:  # torch's own words for sizes that do not fit
+        raise MmclError(f"towers.{modality}: {part.name} cannot be built: {error}") from None
+    except MmclError as error:
+        place = f"towers.{modality}"
+        raise error if str(error).startswith(place) else MmclError(f"{place}: {error}") from None
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:

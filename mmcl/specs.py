@@ -162,3 +162,11 @@ class TrainingSpec(Spec):
     leaves a checkpoint."""
     processes: Count | None = None
     """Refuse to start with another number of processes."""
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    """Where rows go beside metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _trackers_once(self) -> "TrainingSpec":
+        if len(set(self.trackers)) < len(self.trackers):
+            raise MmclError("trackers: each of them once.")
+        return self

@@ -54,7 +54,9 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) ->
     elif overrides:
         raise MmclError("overrides go with the name of a recipe; this recipe is complete already.")
     measurement = Measurement([load_task(name) for name in recipe.tasks])
-    _check_tasks(measurement.tasks, recipe)
+    for task in measurement.tasks:
+        check_task(task, measurement.tasks, recipe)
+    check_best(measurement.tasks, recipe)
     run = Run(Path(recipe.run))
     anew = check_free(run, recipe, resume)
     trainer = Trainer(recipe, run, measurement, resume)
@@ -109,13 +111,21 @@ def nest(numbers: dict[str, float], keys: dict[str, str]) -> dict[str, Any]:
     return nested
 
 
-def _check_tasks(tasks: Sequence[Task], recipe: Recipe) -> None:
-    """Refuse, before anything is trained, tasks that could not be measured or whose numbers would hide others'."""
-    keys = [task.key for task in tasks]
-    for task in tasks:
-        task.check(list(recipe.towers))
-        if keys.count(task.key) > 1 or task.key == "train":
-            raise MmclError(f"tasks: {task.name}: its key {task.key!r} is taken; its numbers would hide others.")
+def check_task(task: Task, tasks: Sequence[Task], recipe: Recipe) -> None:
+    """Refuse, before anything is trained, a task that could not be measured or whose numbers would hide others'.
+
+    Args:
+        task: one of them.
+        tasks: all that the recipe names.
+        recipe: whose they are.
+    """
+    task.check(list(recipe.towers))
+    if [one.key for one in tasks].count(task.key) > 1 or task.key == "train":
+        raise MmclError(f"tasks: {task.name}: its key {task.key!r} is taken; its numbers would hide others.")
+
+
+def check_best(tasks: Sequence[Task], recipe: Recipe) -> None:
+    """Refuse to keep the best checkpoint by a number that no task gives."""
     best = recipe.training.best
     if best is not None and not any(best.metric.startswith(f"{task.name}/") for task in tasks):
         known = ", ".join(f"{task.name}/{task.evaluator.headline}" for task in tasks)

@@ -37,6 +37,8 @@ def test_the_tree_in_it_names_what_is_there() -> None:
         "types.py",
         "registry.py",
         "bundled.py",
+        "dry_run.py",
+        "marks.py",
         "optimizers.py",
         "schedules.py",
         "specs.py",

@@ -14,7 +14,7 @@ from mmcl.errors import MmclError
 from mmcl.registry import Part, Registry
 from mmcl.towers.heads import HeadPart, Linear
 from mmcl.towers.policies import POLICIES, Policy, PolicyPart, Trained
-from mmcl.towers.weights import Loaded, Weights, load_
+from mmcl.towers.weights import Loaded, Weights, load_, look
 from mmcl.types import Transform
 
 
@@ -226,17 +226,33 @@ class TowerSpec(Part):
         own = own and backbone.projects
         head = None if own else (self.head.build() if self.head else Linear()).between(backbone.width, dim)
         policy = self.policy.build()
-        if load and policy.keeps and self.weights is None and not backbone.named:
-            raise MmclError(
-                f"towers.{modality}.weights: a backbone that is {self.policy.name} stays as it begins, and nothing is "
-                "said of its weights; name a file, a run or a tag, or say `random` if you mean it."
-            )
+        if load:
+            self._refuse_to_keep_random(backbone, modality)
         loaded = load_(backbone, head or nn.Identity(), self.weights, self._called, modality) if load else None
         if self.gradient_checkpointing:
             backbone.recompute_()
         tower = Tower(backbone, head, policy)
         tower.loaded = loaded
         return tower
+
+    def look(self, tower: Tower, modality: str) -> str | None:
+        """See that the weights are there which a tower that was built without them is to begin with.
+
+        Returns:
+            What of them can be known only when they are read.
+
+        Raises:
+            MmclError: they are missing, or nothing is said of those of a backbone that never learns.
+        """
+        self._refuse_to_keep_random(tower.backbone, modality)
+        return look(tower.backbone, self.weights, self._called, modality)
+
+    def _refuse_to_keep_random(self, backbone: Backbone, modality: str) -> None:
+        if self.policy.build().keeps and self.weights is None and not backbone.named:
+            raise MmclError(
+                f"towers.{modality}.weights: a backbone that is {self.policy.name} stays as it begins, and nothing is "
+                "said of its weights; name a file, a run or a tag, or say `random` if you mean it."
+            )
 
     @property
     def _called(self) -> str:

@@ -215,11 +215,51 @@ def _found(backbone: Loadable, spec: WeightsSpec, called: str, modality: str) ->
         found = read_hub(spec.source.removeprefix(HUB))
     elif path.exists():
         found = read(path)
-    elif path.suffix in SUFFIXES or path.is_absolute() or spec.source.startswith(".") or not backbone.named:
-        raise MmclError(f"there is no file or folder {spec.source!r}.")
     else:
+        _refuse_missing(backbone, spec)
         found = Tensors(f"{called} ({spec.source})", backbone.pretrained(spec.source))
     return found if spec.prefix is None else found.under(spec.prefix)
+
+
+def look(backbone: Loadable, spec: WeightsSpec | None, called: str, modality: str) -> str | None:
+    """See that weights are there, without reading them.
+
+    Args:
+        backbone: what they are for.
+        spec: what the recipe says.
+        called: the family and its model, for messages.
+        modality: the tower's.
+
+    Returns:
+        What can be known only when they are read: those of a library or of the hub.
+
+    Raises:
+        MmclError: a file, a folder or a run's checkpoint is missing.
+    """
+    place, source = f"towers.{modality}.weights", (PRETRAINED if backbone.named else RANDOM)
+    if spec is not None:
+        source, path = spec.source, Path(spec.source)
+        if is_run(path):
+            if not any((path / "checkpoints").glob("step-*")):
+                raise MmclError(f"{place}: {path} has no checkpoint yet. Train it on with: mmcl train {path} --resume")
+            return None
+        if path.exists():
+            return None
+    if source == RANDOM:
+        return None
+    if spec is not None and source != PRETRAINED and not source.startswith(HUB):
+        try:
+            _refuse_missing(backbone, spec)
+        except MmclError as error:
+            raise MmclError(f"{place}: {error}") from None
+    return f"{place}: {called if source == PRETRAINED else f'{source} of {called}'} is fetched when the run begins"
+
+
+def _refuse_missing(backbone: Loadable, spec: WeightsSpec) -> None:
+    """Refuse what can only be a file or a folder, where none is there."""
+    path = Path(spec.source)
+    if path.suffix in SUFFIXES or path.is_absolute() or spec.source.startswith(".") or not backbone.named:
+        raise MmclError(f"there is no file or folder {spec.source!r}.")
 
 
 def _plain(found: Tensors, path: Path) -> Tensors:

@@ -8,6 +8,8 @@ from mmcl.training import mixing
 from mmcl.training.devices import Sharding, asks
 from mmcl.types import modality_of
 
+ADVICE = "On CPUs start N processes with: ACCELERATE_USE_CPU=true torchrun --nproc-per-node N -m mmcl train ..."
+
 
 def check_learning(model: MultiTower) -> None:
     """Refuse towers of which no weight learns, as they are built (a projection of its own is part of a backbone)."""
@@ -33,7 +35,7 @@ def check_copies(recipe: Recipe, model: MultiTower) -> None:
             )
 
 
-def check_mixing(recipe: Recipe, model: MultiTower) -> None:
+def check_mixing(recipe: Recipe, model: MultiTower, processes: int) -> None:
     """Refuse mixtures of what cannot be mixed, or across processes."""
     for name, spec in recipe.data.mix.items():
         takes = model.tower(modality_of(name)).takes
@@ -42,8 +44,8 @@ def check_mixing(recipe: Recipe, model: MultiTower) -> None:
             raise MmclError(f"data.mix.{name}: {spec.kind} mixes {what}, and this is {takes}.")
         if spec.by is not None and not model.tower(modality_of(name)).patchy:
             raise MmclError(f"data.mix.{name}.by: the tower of {modality_of(name)} has no vectors of patches.")
-    mixing.check_blocks(recipe.data.mix, recipe.data.batch_size, distributed.world_size())
-    if recipe.data.mix and recipe.data.last_batch == "keep" and distributed.world_size() > 1:
+    mixing.check_blocks(recipe.data.mix, recipe.data.batch_size, processes)
+    if recipe.data.mix and recipe.data.last_batch == "keep" and processes > 1:
         raise MmclError("data.mix: a smaller last batch has no whole groups; take another data.last_batch.")
 
 
@@ -55,13 +57,18 @@ def check_sharding(recipe: Recipe, sharding: Sharding | None) -> None:
 
 def check_processes(recipe: Recipe) -> list[str]:
     """Refuse another number of processes than the recipe asks for; what else a person should know of them."""
-    have, wanted = distributed.world_size(), recipe.training.processes
-    advice = "On CPUs start N processes with: ACCELERATE_USE_CPU=true torchrun --nproc-per-node N -m mmcl train ..."
-    if wanted is not None and wanted != have:
-        raise MmclError(f"training.processes asks for {wanted}, but this run has {have}. {advice}")
+    have = distributed.world_size()
+    check_count(recipe, have)
     asked, notes = distributed.requested_processes(), []
     if asked is not None and asked > have:
-        notes.append(f"the launcher was asked for {asked} processes, but this run has {have}. {advice}")
+        notes.append(f"the launcher was asked for {asked} processes, but this run has {have}. {ADVICE}")
     if asks() and have == 1:
         notes.append("accelerate asks for sharded weights (FSDP), but this run has one process: its weights are whole.")
     return notes
+
+
+def check_count(recipe: Recipe, have: int) -> None:
+    """Refuse another number of processes than the recipe asks for."""
+    wanted = recipe.training.processes
+    if wanted is not None and wanted != have:
+        raise MmclError(f"training.processes asks for {wanted}, but this run has {have}. {ADVICE}")

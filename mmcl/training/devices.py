@@ -108,6 +108,11 @@ def make_accelerator(precision: str) -> Accelerator:
             f"accelerate sees {accelerator.num_processes} processes where there are "
             f"{distributed.world_size()}, so gradients would not be shared. On CPUs set ACCELERATE_USE_CPU=true."
         )
-    if precision == "fp16" and accelerator.device.type == "cpu":
-        raise MmclError("training.precision: fp16 needs a GPU, a CPU has no scaling for it; use bf16 or fp32.")
+    check_precision(precision, accelerator.device.type)
     return accelerator
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Refuse numbers that a kind of device does not train in."""
+    if precision == "fp16" and device == "cpu":
+        raise MmclError("training.precision: fp16 needs a GPU, a CPU has no scaling for it; use bf16 or fp32.")

@@ -12,7 +12,7 @@ from accelerate.utils import AutocastKwargs
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmcl import distributed
+from mmcl import distributed, marks
 from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
 from mmcl.model import MultiTower, embedded, present_rows
 from mmcl.recipe import Recipe
@@ -63,7 +63,7 @@ class Learner:
         self.names, self.averaged = recipe.names, recipe.averaged
         checks.check_learning(self.model)
         checks.check_copies(recipe, self.model)
-        checks.check_mixing(recipe, self.model)
+        checks.check_mixing(recipe, self.model, distributed.world_size())
         checks.check_sharding(recipe, self.sharding)
         self.objective = Objective(recipe.objective, recipe.dim).to(self.device)
         self.average: Average | None = None
@@ -114,17 +114,20 @@ class Learner:
         vectors = embedded(self.towers, rows) if chunks is None else chunks.embed()
         embeddings = gathered(vectors, batch, self.names, self.model.dim, self.device, extras, mixed)
         embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
-        out = self.objective(embeddings)
+        with marks.part("objective: forward"):
+            out = self.objective(embeddings)
         losses = _global(out) | {f"vectors/{name}": 0 * x.detach().sum() for name, x in embeddings.all.items()}
         if look:
             self.seen = {f"embeddings/{name}": value for name, value in diagnostics(embeddings).items()}
             norms = gradient_norms(self.objective, embeddings)
             self.seen |= {f"grad_norm/{name}": value for name, value in norms.items()}
         # partial losses sum to the loss, but DDP averages their gradients
-        self.accelerator.backward(out.total * distributed.world_size())
+        with marks.part("objective: backward"):  # until it comes to the vectors (`gathered`)
+            self.accelerator.backward(out.total * distributed.world_size())
         if chunks is not None:
             del embeddings  # or they would lie beside a chunk's activations
-            chunks.backward()
+            with marks.part("towers: backward"):
+                chunks.backward()
         if isinstance(self.towers, Sharded):
             self.towers.close()
         distributed.average_gradients(self.objective.parameters_at(self.step))
@@ -170,6 +173,7 @@ class Learner:
             extras |= {f"ema.{name}": x for name, x in zip(self.averaged, known, strict=True)}
         return extras
 
+    @marks.part("clip and optimizer")
     def update(self) -> Outcome:
         """One step of the optimizer, which is left out where loss or gradient are not finite.
 

@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmcl import checkpoints, distributed, effects
+from mmcl import checkpoints, distributed, effects, marks
 from mmcl.data import Stream
 from mmcl.errors import MmclError, StoppedError
 from mmcl.model import Encoder, MultiTower
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, beginnings
-from mmcl.training import checks, state
+from mmcl.training import checks, state, tracking
 from mmcl.training.bad_samples import BadSamples, in_words
 from mmcl.training.collapse import Signs
 from mmcl.training.learner import Learner
-from mmcl.training.progress import Metrics, ProgressLine, Row
+from mmcl.training.progress import ProgressLine, Row
 from mmcl.training.saving import Best, Saving, is_due, writing
 from mmcl.training.stops import Stops, called
 from mmcl.training.window import Found, Window, broken_in_words
@@ -44,6 +45,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, run: Run, evaluate: Evaluate, resume: bool = False) -> None:
         self.recipe, self.run, self.evaluate = recipe, run, evaluate
+        tracking.check_installed(recipe.training.trackers)
         checkpoint = checkpoints.latest(run.checkpoints) if resume else None
         self.begins = checkpoint is None
         self.learner = Learner(recipe, load=self.begins)  # from here on processes know of one another
@@ -81,12 +83,13 @@ class Trainer:
             StoppedError: a signal asked for the end; all is saved.
         """
         main = distributed.rank() == 0
-        with writing(self.run, self.step):
-            self.metrics = Metrics(self.run.metrics, self.step) if main else None
-        rows = distributed.collect(self.metrics.rows() if self.metrics is not None else [])[0]
-        self.best = Best(self.run, self.recipe.training, rows)
-        self.signs = Signs(self.run, self.recipe, self.learner.objective.titles, self.step) if main else None
-        with ProgressLine(self.recipe.steps, self.step, show=main) as self.progress:
+        with ExitStack() as stack:
+            self.progress = stack.enter_context(ProgressLine(self.recipe.steps, self.step, show=main))
+            metrics = tracking.tracked(self.recipe, self.run, self.step, self.progress.say) if main else nullcontext()
+            self.metrics = stack.enter_context(metrics)
+            rows = distributed.collect(self.metrics.rows() if self.metrics is not None else [])[0]
+            self.best = Best(self.run, self.recipe.training, rows)
+            self.signs = Signs(self.run, self.recipe, self.learner.objective.titles, self.step) if main else None
             for note in self.notes:
                 self.progress.say(note)
             try:
@@ -121,7 +124,8 @@ class Trainer:
             while self.step < steps and not self.best.settled:
                 stop, save = agreement.on(stops.heard, self.saving.wanted())
                 before = self.stream.samples_seen
-                batch = next(batches)
+                with marks.part("data"):
+                    batch = next(batches)
                 if batch.epoch != self.epoch:  # on all processes in the same step
                     self._say_bad(f"epoch {self.epoch} ended", before)
                     self.epoch = batch.epoch

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mmcl import distributed
+from mmcl import distributed, marks
 from mmcl.types import Batch, Embeddings, Mixed
 
 
@@ -34,6 +34,8 @@ def gathered(
     local = placed(vectors, batch, names, dim, device)
     if not local.requires_grad:  # every process takes part in the backward collective
         local.requires_grad_()
+    if marks.listened():  # once all that the objective owes to the vectors is there
+        local.register_hook(lambda _: marks.turn("objective: backward", "towers: backward"))
     everyone = distributed.gather(local, batch.size)
     there = [*names, *extras]
     present = torch.stack([batch.present[name.removeprefix("ema.")] for name in there], dim=1)

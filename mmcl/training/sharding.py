@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mmcl import distributed
+from mmcl import distributed, marks
 from mmcl.errors import MmclError
 from mmcl.media import Picture, Sound
 from mmcl.model import MultiTower
@@ -75,11 +75,12 @@ class Sharded(nn.Module):
         with self.autocast():
             for modality in (m for m in modalities if called[m]):
                 tower = self.model.tower(modality)
-                if modality in inputs:
-                    vectors[modality] = _widened(tower(inputs[modality]))
-                else:
-                    with uncounted(tower):
-                        nothing.append(_widened(tower(self.fillers[modality]))[:0])
+                with marks.part(f"forward: {modality}"):
+                    if modality in inputs:
+                        vectors[modality] = _widened(tower(inputs[modality]))
+                    else:
+                        with uncounted(tower):
+                            nothing.append(_widened(tower(self.fillers[modality]))[:0])
         if backwards:
             learning = {
                 m for m in modalities if called[m] and any(True for _ in self.model.tower(m).learning_parameters())

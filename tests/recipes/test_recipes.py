@@ -11,6 +11,7 @@ from torch import Tensor
 
 import mmcl
 from mmcl import bundled, cli, workflow
+from mmcl.dry_run import dry_run
 from mmcl.model import MultiTower
 from mmcl.recipe import Recipe, load_recipe
 from mmcl.runs import Run, build_model
@@ -24,6 +25,10 @@ PARAMETERS = {  # as the authors' models have them, temperature aside
     "image_text/clip_vit_b_16": 149_620_736,
     "image_text/lora_vit_b_32": 151_277_312,
     "image_text/siglip_vit_b_16": 203_155_968,
+}
+FORWARD = {  # GFLOP of a row, by hand: 2 (patches + layers (12 tokens width^2 + 2 tokens^2 width) + projection)
+    "image_text/clip_vit_b_32": {"image": 8.8, "text": 6.0},
+    "image_text/clip_vit_b_16": {"image": 35.1, "text": 6.0},
 }
 
 
@@ -45,6 +50,20 @@ def test_a_recipe_builds_in_its_own_size(name: str, miniature: Miniature) -> Non
     if name in PARAMETERS:
         sizes = [weight.numel() for n, weight in model.named_parameters() if "lora_" not in n]
         assert sum(sizes) == PARAMETERS[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_planned_in_its_own_size(name: str, miniature: Miniature, tmp_path: Path) -> None:
+    recipe = miniature.whole(load_recipe(name, [f"run={tmp_path / 'run'}", "tasks=[]", "training.processes=8"]))
+    found = dry_run(recipe)
+    assert [error for error in found.errors if "shards" not in error] == []  # those are not here
+    assert found.plan is not None
+    assert all(tower.forward > 0 for tower in found.plan.towers.values())
+    if name in FORWARD:
+        expected = {m: round(tower.forward / 1e9, 1) for m, tower in found.plan.towers.items()}
+        assert expected == FORWARD[name]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", RECIPES)
