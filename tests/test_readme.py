@@ -40,6 +40,7 @@ def test_the_tree_in_it_names_what_is_there() -> None:
         "dry_run.py",
         "marks.py",
         "optimizers.py",
+        "plots.py",
         "schedules.py",
         "specs.py",
         "api.py",
