@@ -138,7 +138,8 @@ class Trainer:
                     self._log()
                 due = self.saving.due(self.step, before, self.stream.samples_seen) or self.saving.agreed(save)
                 if due or stop or self.step == steps:  # before measuring, which may fail
-                    self._save()
+                    with self.window.resting():
+                        self._save()
                 if stop and self.step < steps:
                     agreement.end()
                     raise StoppedError(
@@ -146,7 +147,8 @@ class Trainer:
                         f"mmcl train {self.run.path} --resume"
                     )
                 if self._measured(self.step):
-                    results = self._measure()
+                    with self.window.resting():
+                        results = self._measure()
             agreement.end()
         return results if results is not None else self._measure()
 

@@ -3,7 +3,8 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
@@ -44,6 +45,7 @@ class Window:
     def __init__(self, step: int, samples: int, device: torch.device, streak: Tensor | None = None) -> None:
         self.first, self.samples, self.device = step, samples, device
         self.start = time.perf_counter()
+        self._rests: float | None = None
         self.sums: dict[tuple[str, ...], Tensor] = {}  # of numbers, and how many; terms may be switched on in between
         self.broken: dict[tuple[str, ...], Tensor] = {}  # numbers of the first step that was left out, and the step
         self.skipped = torch.zeros((), device=device)
@@ -52,8 +54,18 @@ class Window:
 
     @property
     def seconds(self) -> float:
-        """Since the window began."""
-        return time.perf_counter() - self.start
+        """Since the window began, rests aside."""
+        return (time.perf_counter() if self._rests is None else self._rests) - self.start
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """What is done within it takes no time of the steps."""
+        self._rests = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.start += time.perf_counter() - self._rests
+            self._rests = None
 
     def add(self, outcome: Outcome, step: int) -> None:
         """Take up a step, which is number ``step``."""

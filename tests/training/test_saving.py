@@ -6,8 +6,10 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,31 @@ def test_a_run_that_goes_on_knows_its_best(tmp_path: Path, tiny: Callable[..., R
     results = train(tiny(tmp_path / "run", *said, "training.samples=320"), values, resume=True)
     assert steps(tmp_path / "run") == [4, 10]
     assert results["train/best_step"] == 4
+
+
+def test_the_time_of_steps_is_without_measuring_and_checkpoints(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = checkpoints.write
+
+    def slow(*more: Any, **named: Any) -> Path:
+        time.sleep(1)
+        return write(*more, **named)
+
+    monkeypatch.setattr(checkpoints, "write", slow)
+    said = ["training.eval_every_steps=2", "training.checkpoint_every_steps=3", "training.log_every_steps=2", *EVERY]
+    recipe = tiny(tmp_path / "run", *said)
+    trainer = Trainer(recipe, Run(tmp_path / "run"), lambda _: {"task/slept": time.sleep(1) or 1.0})
+    (tmp_path / "run").mkdir()
+    begun = time.monotonic()
+    trainer.train()
+    whole = time.monotonic() - begun
+    found = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    seconds = [row["seconds"] - before for row, before in zip(found, [0, *(r["seconds"] for r in found)], strict=False)]
+    assert whole > 7  # four evaluations and three checkpoints of a second
+    assert sum(seconds) < whole - 6.5
+    kept = json.loads((tmp_path / "run" / "checkpoints" / "step-00000003" / "state.json").read_text())["window"]
+    assert kept["seconds"] < 1 + max(seconds)
 
 
 def test_patience_ends_a_run(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
