@@ -22,6 +22,7 @@ from mmcl.training.average import Average
 from mmcl.training.chunks import Chunks
 from mmcl.training.compiling import compile_
 from mmcl.training.devices import make_accelerator, sharding, unsharded_environment
+from mmcl.training.optimizer_state import settings
 from mmcl.training.record import gathered, placed
 from mmcl.training.sharding import Sharded, apart_, clip_, opened, shard_, total_norm
 from mmcl.types import Batch
@@ -76,7 +77,7 @@ class Learner:
         self.optimizer: torch.optim.Optimizer
         parameters = optimizer.over([self.model, self.objective], self.model.lr_factors())
         self.optimizer = self.accelerator.prepare(apart_(parameters))
-        self.owners = self._owners()
+        self.owners, self.settings = self._owners(), settings(self.optimizer)
         self.step = 0
         self._losses: dict[str, Tensor] = {}  # of the step that is being made
         self.seen: dict[str, Tensor] = {}  # of the last step that was looked at

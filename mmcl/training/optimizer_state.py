@@ -1,6 +1,7 @@
 """What an optimizer remembers, as a checkpoint keeps it: tensors, and numbers that JSON can hold."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +13,19 @@ from mmcl.training.sharding import parted
 Number = bool | int | float
 
 
-def remembered(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Number]]:
-    """Tensors and numbers: ``3.exp_avg`` of the parameter with number 3, ``group.0.step`` of a whole group.
+def settings(optimizer: torch.optim.Optimizer) -> frozenset[str]:
+    """What the groups of an optimizer say before its first step: it comes of the recipe."""
+    return frozenset(key for group in optimizer.param_groups for key in group)
 
-    What else groups hold is settings, and comes of the recipe.
+
+def remembered(
+    optimizer: torch.optim.Optimizer, settings: Collection[str]
+) -> tuple[dict[str, Tensor], dict[str, Number]]:
+    """Tensors and numbers: ``3.exp_avg`` of parameter 3; ``group.3.step`` and ``group.3.size`` of the group from 3 on.
+
+    Args:
+        optimizer: what remembers.
+        settings: keys of its groups that are not to be kept.
 
     Raises:
         MmclError: a slot holds something else.
@@ -25,12 +35,11 @@ def remembered(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dic
     for key, value in slots.items():
         if not isinstance(value, Tensor | Number):
             raise MmclError(f"optimizer: a checkpoint keeps tensors and numbers; {key} is a {type(value).__name__}.")
-    settings = {*optimizer.defaults, "params", "lr_factor"}
     groups = {
-        f"group.{number}.{name}": value
-        for number, group in enumerate(state["param_groups"])
-        for name, value in group.items()
-        if name not in settings
+        f"group.{group['params'][0]}.{name}": value
+        for group in state["param_groups"]
+        for name, value in {**group, "size": len(group["params"])}.items()
+        if group["params"] and name not in settings
     }
     values = slots | groups
     tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
@@ -38,16 +47,23 @@ def remembered(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dic
 
 
 def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Number]) -> None:
-    """Go on from what `remembered` gave, over the same parameters in the same order."""
+    """Go on from what `remembered` gave, over the same parameters in the same order.
+
+    Groups may be cut otherwise than they were (sharded and whole weights lie in groups of their own).
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    slots: dict[int, dict[str, Any]] = {}
-    groups = [dict(group) for group in optimizer.state_dict()["param_groups"]]
+    slots: dict[int, dict[str, Any]] = defaultdict(dict)
+    kept: dict[int, dict[str, Any]] = defaultdict(dict)
     for key, value in {**tensors, **numbers}.items():
-        place, _, name = key.partition(".")
-        if place == "group":
-            number, _, name = name.partition(".")
-            groups[int(number)][name] = value
+        place, _, name = key.removeprefix("group.").partition(".")
+        if key.startswith("group."):
+            kept[int(place)][name] = value
         else:
-            value = parted(value, parameters[int(place)]) if isinstance(value, Tensor) else value
-            slots.setdefault(int(place), {})[name] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+            part = parted(value, parameters[int(place)]) if isinstance(value, Tensor) else value
+            slots[int(place)][name] = part
+    groups = []
+    for group in optimizer.state_dict()["param_groups"]:
+        begun = [first for first in kept if group["params"] and first <= group["params"][0]]
+        known = kept[max(begun)] if begun else {}
+        groups.append(group | {name: value for name, value in known.items() if name != "size"})
+    optimizer.load_state_dict({"state": dict(slots), "param_groups": groups})

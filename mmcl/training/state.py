@@ -29,7 +29,7 @@ def taken(learner: Learner) -> tuple[Files, dict[str, Any]]:
     weights = {f"model.{k}": t for k, t in learner.model.state_dict().items()}
     weights |= {f"objective.{k}": t for k, t in learner.objective.state_dict().items()}
     weights |= {f"ema.{k}": t for k, t in learner.average.state().items()} if learner.average is not None else {}
-    optimizer, numbers = remembered(learner.optimizer)
+    optimizer, numbers = remembered(learner.optimizer, learner.settings)
     rng = {f"{rank}.{name}": t for rank, state in enumerate(generators) for name, t in state.items()}
     scaler = learner.accelerator.scaler
     known = {

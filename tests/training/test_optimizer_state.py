@@ -12,7 +12,7 @@ from mmcl import checkpoints, workflow
 from mmcl.errors import MmclError
 from mmcl.optimizers import OPTIMIZERS
 from mmcl.recipe import Recipe
-from mmcl.training.optimizer_state import remembered, restore
+from mmcl.training.optimizer_state import remembered, restore, settings
 
 LAST, EARLY = "step-00000006", "step-00000003"
 TINY = ["training.samples=192", "training.checkpoint_every_steps=3", "dim=8"]
@@ -46,12 +46,13 @@ def test_a_run_goes_on_with_all_that_its_optimizer_remembers(
 def test_counts_that_an_optimizer_keeps_as_numbers_go_into_json() -> None:
     """As timm's LAMB did before 1.0.28, and as its Muon says which way of a step a matrix has."""
     made = [OPTIMIZERS.check("lamb").build().over([nn.Linear(2, 2)], {}) for _ in range(2)]
+    keys = settings(made[0])
     made[0].param_groups[0]["step"] = 7
     weight = made[0].param_groups[0]["params"][0]
     made[0].state[weight] = {"exp_avg": torch.ones(2, 2), "use_muon": True}
-    tensors, numbers = remembered(made[0])
+    tensors, numbers = remembered(made[0], keys)
     assert set(tensors) == {"0.exp_avg"}
-    assert numbers["group.0.step"] == 7
+    assert {k: v for k, v in numbers.items() if k.startswith("group.0.")} == {"group.0.step": 7, "group.0.size": 1}
     assert numbers["0.use_muon"] is True
     restore(made[1], tensors, numbers)
     again = made[1].state[made[1].param_groups[0]["params"][0]]
@@ -60,4 +61,4 @@ def test_counts_that_an_optimizer_keeps_as_numbers_go_into_json() -> None:
     assert int(made[1].param_groups[0]["step"]) == 7
     made[0].state[weight]["names"] = ["a"]
     with pytest.raises(MmclError, match=r"a checkpoint keeps tensors and numbers; 0.names is a list"):
-        remembered(made[0])
+        remembered(made[0], keys)
