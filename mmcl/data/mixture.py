@@ -17,7 +17,6 @@ from mmcl.data.store import ShardSet
 from mmcl.errors import MmclError
 from mmcl.types import Bad
 
-
 Batches = Literal["mixed", "by_source"]
 
 
