@@ -73,12 +73,18 @@ def write(
         (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
         sums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
         (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
-    older = [path for path in listed(folder) if path < final]
-    newer = [path for path in listed(folder) if path > final]  # of a future that was damaged and did not happen
-    for path in [*older[: max(len(older) - keep + 1, 0)], *newer]:
+    for path in listed(folder):
+        if path > final:  # of a future that was damaged and did not happen
+            shutil.rmtree(path)
+    prune(folder, keep, best)
+    return final
+
+
+def prune(folder: Path, keep: int, best: int | None = None) -> None:
+    """Remove all but the newest ones, and the best one."""
+    for path in listed(folder)[:-keep]:
         if path != _path(folder, best):
             shutil.rmtree(path)
-    return final
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -111,9 +117,9 @@ def _whole(path: Path) -> Checkpoint | None:
     """A checkpoint, where its files are what was written."""
     try:
         sums = json.loads((path / "checksums.json").read_text())
-        if all(sha256_of(path / name) == expected for name, expected in sums.items()):
+        if "state.json" in sums and all(sha256_of(path / name) == expected for name, expected in sums.items()):
             return Checkpoint(path, json.loads((path / "state.json").read_text()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         pass
     return None
 
@@ -139,8 +145,11 @@ def chosen(path: Path) -> Checkpoint | None:
         return latest(folder)
     if which == "best":
         if not (folder / "best.json").is_file():
-            raise MmclError(f"{path}: the run keeps no best checkpoint; its recipe asks for one by training.best.")
-        which = _path(folder, json.loads((folder / "best.json").read_text())["step"]).name
+            raise MmclError(f"{path}: the run has no best checkpoint; training.best asks for one.")
+        try:
+            which = _path(folder, json.loads((folder / "best.json").read_text())["step"]).name
+        except (ValueError, KeyError, TypeError):
+            raise MmclError(f"{folder / 'best.json'} is damaged; say one of the checkpoints beside it.") from None
     if not (folder / which).is_dir():
         there = ", ".join(one.name for one in listed(folder))
         raise MmclError(f"{path}: {which} is not there; the run has: {there or 'no checkpoint'}.")
@@ -151,7 +160,13 @@ def chosen(path: Path) -> Checkpoint | None:
 
 def listed(folder: Path) -> list[Path]:
     """All of a folder, oldest first, whole or not."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    named = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()]
+    return sorted(named, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step that was done when a checkpoint was written."""
+    return int(path.name.removeprefix("step-"))
 
 
 def _path(folder: Path, step: int | None) -> Path:

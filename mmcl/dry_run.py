@@ -74,6 +74,8 @@ def dry_run(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) 
     if distributed.launched()[1] > 1:
         with found.looking():
             checks.check_count(recipe, distributed.launched()[1])
+    elif processes > 1:
+        found.unchecked.append(f"that it is started with the {processes} processes that training.processes asks for")
     towers = _towers(recipe, found, weights=not (resume and any(Run(Path(recipe.run)).checkpoints.glob("step-*"))))
     whole = towers.keys() == recipe.towers.keys()
     model = MultiTower(towers, recipe.dim)

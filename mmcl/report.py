@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from mmcl.files import replacing
 from mmcl.plots import Plot, drawn, training
 from mmcl.runs import Run
 
@@ -58,7 +59,8 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
         ],
         recipe=(run.path / "recipe.yaml").read_text(),
     )
-    run.report.write_text(page, encoding="utf-8")
+    with replacing(run.report) as file:
+        file.write(page.encode())
     return run.report
 
 

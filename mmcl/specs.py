@@ -170,3 +170,9 @@ class TrainingSpec(Spec):
         if len(set(self.trackers)) < len(self.trackers):
             raise MmclError("trackers: each of them once.")
         return self
+
+    @model_validator(mode="after")
+    def _best_of_several(self) -> "TrainingSpec":
+        if self.best is not None and self.eval_every_steps is None:
+            raise MmclError("best: the only evaluation is that at the end; say eval_every_steps, too.")
+        return self

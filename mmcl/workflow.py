@@ -5,15 +5,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mmcl import distributed
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, did_you_mean
 from mmcl.files import write_json
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe, load_recipe
 from mmcl.report import write_report
 from mmcl.runs import Run, changes, check_free, create, holding
+from mmcl.stops import Stops
 from mmcl.tasks import Task, load_task
 from mmcl.training import Trainer
+from mmcl.training.saving import first_process
 
 
 class Measurement:
@@ -35,19 +36,21 @@ class Measurement:
         return numbers
 
 
-def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) -> Path:
+def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False, stops: Stops | None = None) -> Path:
     """Train a recipe, measure its tasks and write the report.
 
     Args:
         recipe: a recipe, a path to one, or a name as `mmcl recipes` lists it.
         overrides: ``key.path=value``, where the recipe is given by its name.
         resume: go on from the newest whole checkpoint of the run folder.
+        stops: what hears signals already; unless told, they are heard once the towers are built.
 
     Returns:
         The run folder.
 
     Raises:
         MmclError: something in the recipe is wrong, shards are missing, or the folder holds a run already.
+        StoppedError: a signal has ended the run, and all is saved.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
@@ -67,30 +70,24 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) ->
             f"{run.path} holds a run without a checkpoint or a row of metrics; this one starts anew there"
         )
     with ExitStack() as stack:
-        if distributed.rank() == 0:
-            try:
+        stops = stops or stack.enter_context(Stops())
+        with first_process(run, trainer.step) as first:
+            if first:
                 run.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(holding(run))
                 create(run, recipe, trainer.model, trainer.begins)
-                if anew:
-                    run.bad_samples.unlink(missing_ok=True)
-            except OSError as error:
-                raise MmclError(
-                    f"run: {run.path} cannot be written: {error.strerror or error}; choose another folder with run=DIR."
-                ) from None
-        distributed.barrier()
-        numbers = trainer.train()
-        _finish(run, numbers, measurement)
+        numbers = trainer.train(stops)
+        with first_process(run, trainer.step) as first:
+            if first:
+                _finish(run, numbers, measurement)
     return run.path
 
 
 def _finish(run: Run, numbers: dict[str, float], measurement: Measurement) -> None:
     """Write what the run came to."""
-    if distributed.rank() == 0:
-        write_json(run.results, nest(numbers, {task.name: task.key for task in measurement.tasks}))
-        write_json(run.examples, measurement.examples)
-        write_report(run, {task.name: task.spec.title for task in measurement.tasks})
-    distributed.barrier()
+    write_json(run.results, nest(numbers, {task.name: task.key for task in measurement.tasks}))
+    write_json(run.examples, measurement.examples)
+    write_report(run, {task.name: task.spec.title for task in measurement.tasks})
 
 
 def nest(numbers: dict[str, float], keys: dict[str, str]) -> dict[str, Any]:
@@ -125,10 +122,19 @@ def check_task(task: Task, tasks: Sequence[Task], recipe: Recipe) -> None:
 
 
 def check_best(tasks: Sequence[Task], recipe: Recipe) -> None:
-    """Refuse to keep the best checkpoint by a number that no task gives."""
+    """Refuse to keep the best checkpoint by a number that no task gives, or by its worst values."""
     best = recipe.training.best
-    if best is not None and not any(best.metric.startswith(f"{task.name}/") for task in tasks):
-        known = ", ".join(f"{task.name}/{task.evaluator.headline}" for task in tasks)
+    if best is None:
+        return
+    known = {f"{task.name}/{name}": larger for task in tasks for name, larger in task.evaluator.metrics().items()}
+    if best.metric not in known:
+        near = did_you_mean(best.metric, known)
         raise MmclError(
-            f"training.best.metric: no task of the recipe gives {best.metric!r}; they give: {known or 'none'}."
+            f"training.best.metric: no task of the recipe gives {best.metric!r}{near} They give: "
+            f"{', '.join(known) or 'nothing, since there are none'}."
+        )
+    if known[best.metric] == best.lower:
+        better, said = ("smaller", "true") if not best.lower else ("larger", "false")
+        raise MmclError(
+            f"training.best: of {best.metric} the {better} is better: say {{metric: {best.metric}, lower: {said}}}."
         )

@@ -43,6 +43,7 @@ def test_the_tree_in_it_names_what_is_there() -> None:
         "plots.py",
         "schedules.py",
         "specs.py",
+        "stops.py",
         "api.py",
     }
     assert {path.name for path in (ROOT / "mmcl").iterdir()} - leaves - small <= listed

@@ -27,8 +27,8 @@ def train(
         profile: train a few steps, keep nothing of them, and print where their time goes.
         trace: where a profile writes its trace, for https://ui.perfetto.dev.
     """
-    from mmcl import distributed, workflow
     from mmcl.errors import MmclError
+    from mmcl.stops import Stops
 
     if json and not dry_run:
         raise MmclError("--json goes with --dry-run.")
@@ -40,10 +40,13 @@ def train(
         return _profile(recipe, overrides, trace)
     if dry_run:
         return _plan(recipe, overrides, resume, json)
-    run = workflow.train(recipe, *overrides, resume=resume)
-    if distributed.rank() == 0:
-        print((run / "results.json").read_text(), end="")
-        print_paths(run)
+    with Stops() as stops:  # before torch is imported, which takes seconds
+        from mmcl import distributed, workflow
+
+        run = workflow.train(recipe, *overrides, resume=resume, stops=stops)
+        if distributed.rank() == 0:
+            print((run / "results.json").read_text(), end="")
+            print_paths(run)
     return None
 
 

@@ -63,6 +63,10 @@ class Evaluator(Protocol):
         """Modalities that the model must have for prompts, beside those of the data."""
         ...
 
+    def metrics(self) -> dict[str, bool]:
+        """Names of what it measures, and of each whether larger is better."""
+        ...
+
     def measure(self, data: Embedded, embedder: Embedder) -> dict[str, float]:
         """Metric -> number; ``n`` is the number of items."""
         ...

@@ -38,6 +38,12 @@ class Retrieval:
         """Nothing is prompted."""
         return []
 
+    def metrics(self) -> dict[str, bool]:
+        """Recalls, of which larger is better, and median ranks."""
+        names = {**{f"recall@{k}": True for k in self.at}, "median_rank": False}
+        pairs = (self.pair, self.pair[::-1])
+        return {f"{a}_to_{b}/{name}": larger for a, b in pairs for name, larger in names.items()}
+
     def measure(self, data: Embedded, embedder: Embedder) -> dict[str, float]:
         """``a_to_b/recall@k``, ``a_to_b/median_rank`` in both directions, and ``n``."""
         ids = torch.tensor(data.ids)

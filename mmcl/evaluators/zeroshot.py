@@ -60,6 +60,11 @@ class ZeroShot:
         """What prompts are made of."""
         return [self.prompts]
 
+    def metrics(self) -> dict[str, bool]:
+        """Shares of what is right, of which larger is better."""
+        names = ["acc1", *(["acc5"] if len(self.classes) > 5 else []), "mean_per_class_recall"]
+        return dict.fromkeys(names, True)
+
     def measure(self, data: Embedded, embedder: Embedder) -> dict[str, float]:
         """``acc1``, ``acc5`` where there are more than five classes, ``mean_per_class_recall``, and ``n``."""
         numbers = {label: i for i, label in enumerate(self.classes)}

@@ -77,18 +77,23 @@ class BadSamples:
         rows = sum(distributed.collect(self.rows))
         return {"counts": self.totals(), "rows": rows, "recent": self._recent, "judged": self._judged}
 
-    def restore(self, state: Mapping[str, Any], step: int, corrected: bool = False) -> None:
-        """Go on from a checkpoint: what was counted so far, and the list of the steps before.
+    def begin(self, step: int) -> None:
+        """Leave in the file what is of the steps before, and nothing where there are none; of the first process."""
+        if step:
+            cut_back(self.path, step - 1)
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def restore(self, state: Mapping[str, Any], corrected: bool = False) -> None:
+        """Go on with what was counted before a checkpoint.
 
         Args:
             state: of the checkpoint.
-            step: of the checkpoint.
             corrected: the samples are read in another way now, so that those before say nothing of those to come.
         """
         self._recent, self._judged = [0, 0] if corrected else list(state["recent"]), bool(state["judged"])
         if distributed.rank() == 0:
             self.counts, self.rows = Counter(state["counts"]), 0 if corrected else state["rows"]
-            cut_back(self.path, step - 1)
 
 
 def in_words(counts: Counter[str]) -> str:

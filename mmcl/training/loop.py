@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,13 +14,13 @@ from mmcl.errors import MmclError, StoppedError
 from mmcl.model import Encoder, MultiTower
 from mmcl.recipe import Recipe
 from mmcl.runs import Run, beginnings
+from mmcl.stops import Stops, called
 from mmcl.training import checks, state, tracking
 from mmcl.training.bad_samples import BadSamples, in_words
 from mmcl.training.collapse import Signs
 from mmcl.training.learner import Learner
 from mmcl.training.progress import ProgressLine, Row
-from mmcl.training.saving import Best, Saving, is_due, writing
-from mmcl.training.stops import Stops, called
+from mmcl.training.saving import Best, Saving, first_process, is_due, writing
 from mmcl.training.window import Found, Window, broken_in_words
 from mmcl.types import modality_of
 
@@ -47,6 +47,12 @@ class Trainer:
         self.recipe, self.run, self.evaluate = recipe, run, evaluate
         tracking.check_installed(recipe.training.trackers)
         checkpoint = checkpoints.latest(run.checkpoints) if resume else None
+        if resume and checkpoint is None and (damaged := checkpoints.listed(run.checkpoints)):
+            names = ", ".join(path.name for path in damaged)
+            raise MmclError(
+                f"{run.path}: none of its checkpoints is whole ({names}). Begin anew in another folder with run=DIR, "
+                "or remove them to begin anew here."
+            )
         self.begins = checkpoint is None
         self.learner = Learner(recipe, load=self.begins)  # from here on processes know of one another
         self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
@@ -60,7 +66,8 @@ class Trainer:
             self._restore(checkpoint)
         elif resume:
             self.notes.append(f"{run.path} has no checkpoint to resume from; the run starts from the beginning")
-            run.bad_samples.unlink(missing_ok=True)
+        if self.step > recipe.steps:
+            self.notes.append(f"the run has {self.step} steps already, more than the {recipe.steps} that are asked for")
 
     @property
     def model(self) -> MultiTower:
@@ -72,8 +79,11 @@ class Trainer:
         """Steps of the optimizer that are done."""
         return self.learner.step
 
-    def train(self) -> dict[str, float]:
+    def train(self, stops: Stops | None = None) -> dict[str, float]:
         """Run to the end and measure.
+
+        Args:
+            stops: what hears signals already; unless told, they are heard from here on.
 
         Returns:
             The tasks' numbers, the ``samples`` and ``seconds`` of training, and whether an average was measured.
@@ -84,16 +94,11 @@ class Trainer:
         """
         main = distributed.rank() == 0
         with ExitStack() as stack:
+            stops = stops or stack.enter_context(Stops())
             self.progress = stack.enter_context(ProgressLine(self.recipe.steps, self.step, show=main))
-            metrics = tracking.tracked(self.recipe, self.run, self.step, self.progress.say) if main else nullcontext()
-            self.metrics = stack.enter_context(metrics)
-            rows = distributed.collect(self.metrics.rows() if self.metrics is not None else [])[0]
-            self.best = Best(self.run, self.recipe.training, rows)
-            self.signs = Signs(self.run, self.recipe, self.learner.objective.titles, self.step) if main else None
-            for note in self.notes:
-                self.progress.say(note)
+            rows = self._begin(stack)
             try:
-                results = self._loop(rows[-1] if rows else {})
+                results = self._loop(stops, rows[-1] if rows else {})
             except RuntimeError as error:
                 if distributed.of_a_lost_process(error):
                     raise MmclError(self._lost(error)) from None
@@ -106,50 +111,74 @@ class Trainer:
         }
         if self.best.step is not None:
             numbers |= {"train/best_step": self.best.step, "train/best": self.best.value}
+        if self.best.settled:
+            numbers |= {"train/ended_by_patience": True}
         ema = self.recipe.training.ema
         return numbers if ema is None else {**numbers, "train/measured_ema": ema.evaluate}
 
-    def _loop(self, last: Row) -> dict[str, float]:
+    def _begin(self, stack: ExitStack) -> list[Row]:
+        """Open the files of the run, cut back to the step from which it goes on; the rows that are left."""
+        self.metrics = self.signs = None
+        say, titles = self.progress.say, self.learner.objective.titles
+        with first_process(self.run, self.step) as first:
+            if first:
+                self.metrics = stack.enter_context(tracking.tracked(self.recipe, self.run, self.step, say))
+                self.signs = Signs(self.run, self.recipe, titles, self.step)
+                self.bad.begin(self.step)
+        rows = distributed.collect(self.metrics.rows() if self.metrics is not None else [])[0]
+        if self.window.first > (rows[-1]["step"] if rows else 0):
+            self.notes.append(f"{self.run.metrics} lacks rows up to step {self.window.first}, which are lost")
+        self.best = Best(self.run, self.recipe.training, rows)
+        for note in self.notes:
+            say(note)
+        return rows
+
+    def _loop(self, stops: Stops, last: Row) -> dict[str, float]:
         """Steps to the end; returns the numbers of the last evaluation.
 
         Args:
+            stops: what hears signals.
             last: row of the steps before, where there are any.
         """
-        steps = self.recipe.steps
+        steps, stops.training = self.recipe.steps, True
         results: dict[str, float] | None = None
         batches, agreement = iter(self.stream), distributed.Agreement(2)
-        if self._measured(self.step) and last.get("step") == self.step and "evaluated" not in last:
+        if self._measured(self.step) and (last.get("step") != self.step or "evaluated" not in last):
             results = self._measure()  # which the run was stopped before
-        with Stops() as stops:
-            while self.step < steps and not self.best.settled:
-                stop, save = agreement.on(stops.heard, self.saving.wanted())
-                before = self.stream.samples_seen
-                with marks.part("data"):
-                    batch = next(batches)
-                if batch.epoch != self.epoch:  # on all processes in the same step
-                    self._say_bad(f"epoch {self.epoch} ended", before)
-                    self.epoch = batch.epoch
-                self.learner.backward(batch, look=self._logged(self.step + 1))
-                with writing(self.run, self.step):
-                    self.bad.note(batch, self.step)
-                self.window.add(self.learner.update(), self.step)
-                self.progress.advance(self.step)
-                if self._logged(self.step):
-                    self._log()
-                due = self.saving.due(self.step, before, self.stream.samples_seen) or self.saving.agreed(save)
-                if due or stop or self.step == steps:  # before measuring, which may fail
-                    with self.window.resting():
-                        self._save()
-                if stop and self.step < steps:
-                    agreement.end()
-                    raise StoppedError(
-                        f"{called(stop)}: stopped after step {self.step} of {steps}, which is saved. Go on with: "
-                        f"mmcl train {self.run.path} --resume"
-                    )
-                if self._measured(self.step):
-                    with self.window.resting():
-                        results = self._measure()
-            agreement.end()
+        while self.step < steps and not self.best.settled:
+            stop, save = agreement.on(stops.heard, self.saving.wanted())
+            before = self.stream.samples_seen
+            with marks.part("data"):
+                batch = next(batches)
+            if batch.epoch != self.epoch:  # on all processes in the same step
+                self._say_bad(f"epoch {self.epoch} ended", before)
+                self.epoch = batch.epoch
+            self.learner.backward(batch, look=self._logged(self.step + 1))
+            with writing(self.run, self.step):
+                self.bad.note(batch, self.step)
+            self.window.add(self.learner.update(), self.step)
+            self.progress.advance(self.step)
+            if self._logged(self.step):
+                self._log()
+            due = self.saving.due(self.step, before, self.stream.samples_seen) or self.saving.agreed(save)
+            if due or stop or self.step == steps:  # before measuring, which may fail
+                with self.window.resting():
+                    self._save()
+            if stop and self.step < steps:
+                agreement.end()
+                raise StoppedError(
+                    f"{called(stop)}: stopped after step {self.step} of {steps}, which is saved. Go on with: "
+                    f"mmcl train {self.run.path} --resume"
+                )
+            if self._measured(self.step):
+                with self.window.resting():
+                    results = self._measure()
+        if self.best.settled and self.step < steps:
+            self.progress.say(
+                f"training.best: {self.best.without} evaluations in a row brought nothing better than step "
+                f"{self.best.step}; the run ends at step {self.step} of {steps}"
+            )
+        agreement.end()
         return results if results is not None else self._measure()
 
     def _logged(self, step: int) -> bool:
@@ -169,10 +198,11 @@ class Trainer:
         encoder = Encoder(model, self.learner.device)
         with self.learner.opened(model):
             results = self.evaluate(encoder)
-        if self.metrics is not None:
-            with writing(self.run, self.step):
-                more = {} if spec is None else {"measured_ema": spec.evaluate}
-                self.metrics.extend_last({**results, **more})
+        more = {} if spec is None else {"measured_ema": spec.evaluate}
+        with first_process(self.run, self.step):
+            if self.metrics is not None:
+                step = {"step": self.step, "samples": self.stream.samples_seen}
+                self.metrics.extend({**step, **results, **more})
         self.best.meet(self.step, results)
         return results
 
@@ -186,8 +216,8 @@ class Trainer:
             self.progress.say(f"step {found.step}: {where}; steps left out since the last row: {found.skipped}")
         row = self._row(window, found)
         self.progress.row(row)
-        if self.metrics is not None and self.signs is not None:
-            with writing(self.run, self.step):
+        with first_process(self.run, self.step):
+            if self.metrics is not None and self.signs is not None:
                 self.metrics.write(row)
                 for warning in self.signs.new(row):
                     self.progress.say(f"step {self.step}: warning: {warning}")
@@ -203,7 +233,7 @@ class Trainer:
             allowed = self.recipe.training.skip_nonfinite
             raise MmclError(
                 f"step {found.step}: {broken_in_words(found.broken)}. Steps in a row that were left out: "
-                f"{found.streak}; training.skip_nonfinite allows {allowed}. The weights are those of before. "
+                f"{found.streak}; training.skip_nonfinite allows {allowed}. They changed no weights. "
                 f"{self.saving.newest}: lower optimizer.lr, set training.clip_norm, or train in fp32, and resume with "
                 "the changed recipe."
             )
@@ -264,7 +294,7 @@ class Trainer:
         known: dict[str, Any] = checkpoint.state
         self.stream.restore(known["data"])
         self.seconds, self.epoch, self.skipped = known["seconds"], known["epoch"], known["skipped"]
-        self.bad.restore(known["bad"], self.step, corrected=known["reading"] != self._reading)
+        self.bad.restore(known["bad"], corrected=known["reading"] != self._reading)
         self.window.restore(known["window"])
 
     def _lost(self, error: RuntimeError) -> str:

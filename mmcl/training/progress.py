@@ -24,11 +24,11 @@ class Metrics:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def extend_last(self, row: Row) -> None:
-        """Add numbers of an evaluation to the last row, which says that it was evaluated."""
+    def extend(self, row: Row) -> None:
+        """Add numbers of an evaluation to the row of its step, which says that it was evaluated."""
         lines = self.path.read_text().splitlines()
-        last = json.loads(lines.pop()) if lines else {}
-        _rewrite(self.path, [*lines, json.dumps({**last, **row, "evaluated": True})])
+        last = lines.pop() if lines and _step(lines[-1]) == row["step"] else "{}"
+        _rewrite(self.path, [*lines, json.dumps({**json.loads(last), **row, "evaluated": True})])
 
     def rows(self) -> list[Row]:
         """All of them so far."""
@@ -51,7 +51,7 @@ def _rewrite(path: Path, lines: list[str]) -> None:
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except ValueError:  # the last line of a run that was killed while writing it
+    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while writing it
         return float("inf")
 
 

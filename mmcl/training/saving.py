@@ -1,6 +1,7 @@
 """When a run leaves a checkpoint, and which ones stay."""
 
 import errno
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 from mmcl import checkpoints, distributed
 from mmcl.errors import MmclError, did_you_mean
-from mmcl.files import write_json
+from mmcl.files import sync, write_json
 from mmcl.runs import Run
 from mmcl.specs import TrainingSpec
 from mmcl.training.progress import Row
@@ -54,16 +55,12 @@ class Saving:
         Raises:
             MmclError: on every process, where it cannot be written.
         """
-        problem: MmclError | None = None
-        if distributed.rank() == 0:
-            try:
-                with writing(self.run, step):
-                    checkpoints.write(self.run.checkpoints, step, files, known, self.spec.keep_checkpoints, best)
-            except MmclError as error:
-                problem = error
-        problem = distributed.collect(problem)[0]
-        if problem is not None:
-            raise problem
+        with first_process(self.run, step) as first:
+            if first:
+                for path in (self.run.metrics, self.run.bad_samples, self.run.warnings):
+                    if path.exists():  # a power cut leaves no checkpoint that is newer than its rows
+                        sync(path)
+                checkpoints.write(self.run.checkpoints, step, files, known, self.spec.keep_checkpoints, best)
         self.number, self.last = self.number + 1, time.monotonic()
 
 
@@ -73,19 +70,22 @@ class Best:
     Args:
         run: where `checkpoints/best.json` says which it is.
         spec: how it is found.
-        rows: of the run's metrics so far.
+        rows: of the run's metrics so far; those count whose checkpoint is still there.
     """
 
     def __init__(self, run: Run, spec: TrainingSpec, rows: list[Row]) -> None:
-        self.run, self.spec = run, spec.best
+        self.run, self.spec, self.keep = run, spec.best, spec.keep_checkpoints
         self.step: int | None = None
         self.value = 0.0
         self.without = 0
         """Evaluations since then."""
+        there = [checkpoints.step_of(path) for path in checkpoints.listed(run.checkpoints)]
+        there = distributed.collect(there)[0]
         if self.spec is not None:
             for row in rows:
-                if self.spec.metric in row:
+                if self.spec.metric in row and row["step"] in there:
                     self._meet(int(row["step"]), row[self.spec.metric])
+            self._write()
 
     def meet(self, step: int, results: Mapping[str, float]) -> None:
         """Take up an evaluation.
@@ -101,25 +101,52 @@ class Best:
                 f"training.best.metric: the tasks give no {self.spec.metric!r}{near} They give: {', '.join(results)}. "
                 f"The run goes on from here with another one: mmcl train {self.run.path} training.best=... --resume"
             )
-        if self._meet(step, results[self.spec.metric]) and distributed.rank() == 0:
-            with writing(self.run, step):
-                found = {"step": step, "metric": self.spec.metric, "value": self.value}
-                write_json(self.run.best, found)
+        if self._meet(step, results[self.spec.metric]):
+            self._write()
 
     def _meet(self, step: int, value: float) -> bool:
         """Whether it is the best."""
         assert self.spec is not None
         better = self.step is None or (value < self.value if self.spec.lower else value > self.value)
+        better = better and math.isfinite(value)
         self.without = 0 if better else self.without + 1
         if better:
             self.step, self.value = step, value
         return better
+
+    def _write(self) -> None:
+        """Say which it is, and leave no other one in its place; a collective."""
+        assert self.spec is not None
+        with first_process(self.run, self.step or 0) as first:
+            if first and self.step is None:
+                self.run.best.unlink(missing_ok=True)
+            elif first:
+                write_json(self.run.best, {"step": self.step, "metric": self.spec.metric, "value": self.value})
+                checkpoints.prune(self.run.checkpoints, self.keep, self.step)
 
     @property
     def settled(self) -> bool:
         """Whether the recipe's patience is at its end."""
         patience = None if self.spec is None else self.spec.patience
         return patience is not None and self.without >= patience
+
+
+@contextmanager
+def first_process(run: Run, step: int) -> Iterator[bool]:
+    """What the first process alone does, to which it says True; a collective.
+
+    Raises:
+        MmclError: on every process, what went wrong on the first one, or what cannot be written there.
+    """
+    problem: MmclError | None = None
+    try:
+        with writing(run, step):
+            yield distributed.rank() == 0
+    except MmclError as error:
+        problem = error
+    problem = next((one for one in distributed.collect(problem) if one is not None), None)
+    if problem is not None:
+        raise problem
 
 
 @contextmanager
@@ -134,9 +161,14 @@ def writing(run: Run, step: int) -> Iterator[None]:
     except OSError as error:
         where = Path(error.filename) if isinstance(error.filename, str) else run.path
         what = "free some space there" if error.errno in FULL else "make it writable"
+        begun = checkpoints.listed(run.checkpoints)
         raise MmclError(
-            f"step {step}: {where} cannot be written: {error.strerror or error}. {newest(run)}; {what}, and go on "
-            f"with: mmcl train {run.path} --resume"
+            f"{f'step {step}' if step else 'run'}: {where} cannot be written: {error.strerror or error}. "
+            + (
+                f"{newest(run)}; {what}, and go on with: mmcl train {run.path} --resume"
+                if begun
+                else f"{what.capitalize()}, or choose another folder with run=DIR."
+            )
         ) from None
 
 

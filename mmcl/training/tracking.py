@@ -61,10 +61,10 @@ class Tracked(Metrics):
         self._step = int(row["step"])
         self._log({name: value for name, value in row.items() if name != "step"})
 
-    def extend_last(self, row: Row) -> None:
-        """Add numbers to the last row."""
-        super().extend_last(row)
-        self._log(row)
+    def extend(self, row: Row) -> None:
+        """Add numbers to the row of a step."""
+        super().extend(row)
+        self._log({name: value for name, value in row.items() if name not in ("step", "samples")})
 
     def finish(self) -> None:
         """Let all trackers write what they still hold."""

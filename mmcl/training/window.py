@@ -136,7 +136,7 @@ def broken_in_words(broken: Mapping[str, float]) -> str:
     terms = {name.removeprefix("loss/"): value for name, value in broken.items() if name.startswith("loss/")}
     owners = {name.removesuffix("/grad_norm"): x for name, x in broken.items() if name.endswith("/grad_norm")}
     if towers:
-        return f"the tower of {' and that of '.join(towers)} gives vectors that are not finite"
+        return f"the tower of {' and that of '.join(towers)} give{'s' * (len(towers) == 1)} vectors that are not finite"
     if terms:
         said = " and ".join(f"{name} is {value}" for name, value in terms.items())
         return f"the term {said} although all vectors are finite"

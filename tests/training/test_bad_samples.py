@@ -68,12 +68,13 @@ def test_the_share_is_judged_across_a_resume(tmp_path: Path) -> None:
     ledger = BadSamples(tmp_path / "bad.jsonl", 0.1)
     ledger.judge(90, 600, step=1)
     resumed = BadSamples(tmp_path / "bad.jsonl", 0.1)
-    resumed.restore(ledger.state(), step=1)
+    resumed.restore(ledger.state())
+    resumed.begin(1)
     with pytest.raises(MmclError, match=r"of the last 1,000 samples 110 had"):
         resumed.judge(20, 400, step=2)
     resumed.judge(300, 400, step=3, last=True)  # too few to tell, after a thousand that did
     corrected = BadSamples(tmp_path / "bad.jsonl", 0.1)
-    corrected.restore(ledger.state(), step=1, corrected=True)
+    corrected.restore(ledger.state(), corrected=True)
     corrected.judge(20, 400, step=2)
     corrected.judge(0, 600, step=3)
 

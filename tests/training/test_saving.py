@@ -3,11 +3,13 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from mmcl import checkpoints, workflow
 from mmcl.errors import MmclError
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe, dump_yaml
-from mmcl.runs import Run
+from mmcl.runs import Run, holding
 from mmcl.training import Trainer
 from tests.training.test_resume import rows, same
 
@@ -120,19 +122,99 @@ def test_the_time_of_steps_is_without_measuring_and_checkpoints(
     assert kept["seconds"] < 1 + max(seconds)
 
 
-def test_patience_ends_a_run(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+def test_patience_ends_a_run_and_says_so(
+    tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
     values = {1: 0.1, 2: 0.4, 3: 0.3, 4: 0.2, 5: 0.5}
     said = ["training.eval_every_steps=1", "training.best={metric: task/recall, patience: 2}"]
-    train(tiny(tmp_path / "run", *said), values)
+    results = train(tiny(tmp_path / "run", *said), values)
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+    told = "2 evaluations in a row brought nothing better than step 2; the run ends at step 4 of 8"
+    assert told in capsys.readouterr().err
+    assert results["train/ended_by_patience"] is True
 
 
 def test_a_best_that_no_task_gives_is_refused(tmp_path: Path, tiny: Callable[..., Recipe], task: Path) -> None:
+    said = ["training.eval_every_steps=8", f"tasks=[{task}]"]
     with pytest.raises(MmclError, match="the tasks give no 'task/recal'; did you mean 'task/recall'"):
-        train(tiny(tmp_path / "run", "training.best=task/recal"), {8: 0.1})
-    with pytest.raises(MmclError, match=r"training.best.metric: no task of the recipe gives 'nothing/recall'"):
-        workflow.train(tiny(tmp_path / "two", f"tasks=[{task}]", "training.best=nothing/recall"))
+        train(tiny(tmp_path / "run", said[0], "training.best=task/recal"), {8: 0.1})
+    for best, told in {
+        "nothing/recall": r"training.best.metric: no task of the recipe gives 'nothing/recall'",
+        f"{task}/text_to_image/recall@100": r"gives '.*recall@100'; did you mean '.*/text_to_image/recall@10'\?",
+        f"{task}/text_to_image/median_rank": r"the smaller is better: say \{metric: .*median_rank, lower: true\}",
+        f"{{metric: {task}/text_to_image/recall@1, lower: true}}": r"the larger is better: .*lower: false\}",
+    }.items():
+        with pytest.raises(MmclError, match=told):
+            workflow.train(tiny(tmp_path / "two", *said, f"training.best={best}"))
     assert not (tmp_path / "two").exists()
+    with pytest.raises(MmclError, match=r"best: the only evaluation is that at the end; say eval_every_steps, too"):
+        tiny(tmp_path / "two", "training.eval_every_steps=null", "training.best=a")
+
+
+def test_the_best_is_among_what_is_still_there(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    values = {2: 0.1, 4: 0.4, 6: 0.3, 8: 0.9}
+    said = ["training.eval_every_steps=2", "training.best=task/recall", *EVERY]
+    train(tiny(tmp_path / "run", *said), values)
+    for step in (4, 8):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
+    results = train(tiny(tmp_path / "run", *said), values | {8: 0.2}, resume=True)
+    assert results["train/best_step"] == 6
+    assert json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())["step"] == 6
+    results = train(tiny(tmp_path / "late", "training.eval_every_steps=2", "training.keep_checkpoints=1"), values)
+    results = train(tiny(tmp_path / "late", *said, "training.samples=320"), values | {10: 0.1}, resume=True)
+    assert results["train/best_step"] == 8  # the one before that is there; better ones are not
+    (tmp_path / "late" / "recipe.yaml").write_text("")
+    (tmp_path / "late" / "checkpoints" / "best.json").write_text('{"st')
+    with pytest.raises(MmclError, match=r"best.json is damaged; say one of the checkpoints beside it"):
+        checkpoints.chosen(tmp_path / "late" / "checkpoints" / "best")
+
+
+def test_an_old_best_does_not_stay(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    said = ["training.eval_every_steps=2", "training.best=task/recall", "training.keep_checkpoints=1"]
+    train(tiny(tmp_path / "run", *said), {2: 0.1, 4: 0.4, 6: 0.3, 8: 0.9})
+    assert steps(tmp_path / "run") == [8]
+    copy = tmp_path / "run" / "checkpoints" / "step-00000004.bak"
+    copy.mkdir()
+    train(tiny(tmp_path / "run", *said, "training.samples=320"), {10: float("nan")}, resume=True)
+    assert steps(tmp_path / "run") == [8, 10]
+    assert copy.exists()
+
+
+def test_lost_rows_are_told_and_numbers_come_to_their_own_step(
+    tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = dict.fromkeys((4, 8, 10), 0.5)
+    said = ["training.eval_every_steps=4", "training.samples=256"]
+    train(tiny(tmp_path / "run", *said), values)
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:-1])[:-30])
+    train(tiny(tmp_path / "run", *said), values, resume=True)
+    assert "metrics.jsonl lacks rows up to step 8, which are lost" in capsys.readouterr().err
+    found = rows(tmp_path / "run")
+    assert [row["step"] for row in found if "evaluated" in row] == [4, 8]
+    path.unlink()
+    train(tiny(tmp_path / "run", *said, "training.samples=320"), values, resume=True)
+    assert [row["step"] for row in rows(tmp_path / "run")] == [8, 9, 10]
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    run = workflow.train(tiny(tmp_path / "run"))
+    (run / "checkpoints" / "step-00000008" / "checksums.json").write_text("{}")
+    with pytest.raises(MmclError, match=r"none of its checkpoints is whole \(step-00000008\). Begin anew in another"):
+        workflow.train(str(run), resume=True)
+
+
+def test_files_of_a_run_that_is_trained_are_not_touched_by_another(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    run = workflow.train(tiny(tmp_path / "run"))
+    (run / "bad_samples.jsonl").write_text('{"step": 100, "reason": "later"}\n')
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with (
+        holding(Run(run)),
+        ThreadPoolExecutor() as others,
+        pytest.raises(MmclError, match="is being trained by another process"),
+    ):
+        others.submit(workflow.train, str(run), resume=True).result()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_the_best_and_any_other_checkpoint_can_be_opened(
@@ -188,7 +270,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_all_and_the_run_goes_on_later
     done = subprocess.run([*command, str(path)], capture_output=True, text=True, env=environment, preexec_fn=small)
     assert done.returncode != 0
     assert "step 2: " in done.stderr
-    assert "There is no checkpoint yet; free some space there, and go on with: mmcl train" in done.stderr
+    assert "cannot be written: File too large. Free some space there, or choose another folder" in done.stderr
     assert "mmcl/training/loop.py" not in done.stderr  # no traceback of ours; torchrun has one of its own
     assert steps(run) == []
     again = subprocess.run([*command, str(run), "--resume"], capture_output=True, text=True, env=environment)

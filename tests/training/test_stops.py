@@ -14,8 +14,8 @@ import pytest
 from mmcl import checkpoints, cli, workflow
 from mmcl.errors import StoppedError
 from mmcl.recipe import Recipe, dump_yaml
+from mmcl.stops import SIGNALS, Stops
 from mmcl.training.learner import Learner, Outcome
-from mmcl.training.stops import SIGNALS
 from tests.training.test_resume import rows, same
 
 LENGTH = ["training.log_every_steps=3", "towers.image.patch_dropout=0.25"]
@@ -51,6 +51,15 @@ def test_a_signal_saves_and_stops_and_nothing_differs_afterwards(
     assert [row["step"] for row in rows(run)] == [3]
     workflow.train(str(run), resume=True)
     same(run, whole)
+
+
+def test_a_signal_that_comes_early_is_heard_at_the_first_step(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    with Stops() as stops:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(StoppedError, match="SIGUSR1: stopped after step 1 of 8"):
+            workflow.train(tiny(tmp_path / "run"), stops=stops)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_second_ctrl_c_ends_at_once(

@@ -10,7 +10,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1
 
 
 class Stops:
-    """Listens while it is entered; a second Ctrl-C ends the program at once.
+    """Listens while it is entered; Ctrl-C ends the program at once where nothing is to be saved, and the second time.
 
     Only the main thread of a program may listen; in another one nothing is heard.
     """
@@ -18,6 +18,8 @@ class Stops:
     def __init__(self) -> None:
         self.heard = 0
         """Number of the signal that came, or 0."""
+        self.training = False
+        """Whether there is something to be saved."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stops":
@@ -30,7 +32,7 @@ class Stops:
             signal.signal(one, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.heard and number == signal.SIGINT:
+        if number == signal.SIGINT and (self.heard or not self.training):
             raise KeyboardInterrupt
         self.heard = number
 
