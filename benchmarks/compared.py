@@ -60,7 +60,9 @@ def differences(one: Place, other: Place, ends: int) -> list[str]:
         assert a
         told += [f"{file}: {name} is in one" for name in sorted(a.keys() ^ b.keys())]
         told += [f"{file}: {name}" for name in sorted(a.keys() & b.keys()) if bits(a[name]) != bits(b[name])]
-    states = [{k: v for k, v in checkpoint.state.items() if k != "seconds"} for checkpoint in found if checkpoint]
+    states = [checkpoint.state for checkpoint in found if checkpoint is not None]
+    for state in (*states, *(state["window"] for state in states)):
+        del state["seconds"]
     told += [f"state: {key}" for key in states[0] if states[0][key] != states[1].get(key)]
     first, second = rows(one), rows(other)
     assert [row["step"] for row in first] == list(range(1, ends + 1))

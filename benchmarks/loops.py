@@ -27,6 +27,7 @@ from mmcl.recipe import Recipe, load_recipe
 from mmcl.runs import Run
 from mmcl.towers import train_sentencepiece
 from mmcl.training import Trainer
+from mmcl.training.learner import Learner
 from mmcl.training.record import gathered
 from mmcl.types import Batch
 
@@ -35,12 +36,12 @@ Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "CPU": time.process_time}
 
 
-def bare(trainer: Trainer, batch: Batch) -> None:
+def bare(learner: Learner, batch: Batch) -> None:
     """A step without the loop."""
-    vectors = trainer.model({name: batch[name] for name in trainer.names})
-    record = gathered(vectors, batch, trainer.names, trainer.model.dim, trainer.device)
-    trainer.objective(record).total.backward()
-    optimizer: Any = trainer.optimizer
+    vectors = learner.model({name: batch[name] for name in learner.names})
+    record = gathered(vectors, batch, learner.names, learner.model.dim, learner.device)
+    learner.objective(record).total.backward()
+    optimizer: Any = learner.optimizer
     optimizer = optimizer.optimizer  # torch's own, without accelerate's
     clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], CLIP_NORM)
     optimizer.step()
@@ -65,7 +66,7 @@ class Alternating:
             yield batch
             theirs = since(begun)
             begun = read()
-            bare(self.trainer, batch)
+            bare(self.trainer.learner, batch)
             self.steps.append((theirs, since(begun)))
 
     def state(self) -> dict[str, Any]:

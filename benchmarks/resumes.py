@@ -44,7 +44,8 @@ from mmcl import distributed, workflow
 from mmcl.data import write_shards
 from mmcl.files import write_json
 from mmcl.towers import train_sentencepiece
-from mmcl.training import Trainer
+from mmcl.training import loop
+from mmcl.training.learner import Learner
 from mmcl.types import Batch
 
 SAMPLES, PER_SHARD, BATCH, STEPS = 500, 32, 32, 40
@@ -111,13 +112,13 @@ def live(place: Place, number: int) -> None:
     resume = number > 0
     given = place.run if (place.run / "recipe.yaml").exists() and resume else place.folder / "recipe.yaml"
 
-    class Telling(Trainer):
-        def backward(self, batch: Batch) -> Any:
+    class Telling(Learner):
+        def backward(self, batch: Batch, look: bool = False) -> Any:
             with (place.folder / f"told-{number}-{distributed.rank()}.jsonl").open("a") as file:
                 file.write(json.dumps([self.step, batch.offset, batch.keys]) + "\n")
-            return super().backward(batch)
+            return super().backward(batch, look)
 
-    with mock.patch.object(workflow, "Trainer", Telling):
+    with mock.patch.object(loop, "Learner", Telling):
         workflow.train(given, resume=resume)
 
 
@@ -282,8 +283,9 @@ def launched(place: Place, number: int, world: int, stop: int | None, delay: flo
             assert time.monotonic() < deadline, f"{place.folder}, life {number}: it did not come to step {stop}"
             time.sleep(0.005)
         time.sleep(delay)
+        ended = process.poll()
+        assert ended in (None, 0), f"{place.folder}, life {number}: it ended with {ended}; see said-{number}.txt there"
         if stop is None:
-            assert process.returncode == 0, f"{place.folder}, life {number}: it ended with {process.returncode}"
             return
         launcher = psutil.Process(process.pid)
         for one in [launcher, *launcher.children(recursive=True)]:  # the launcher first: it would end the others
