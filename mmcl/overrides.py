@@ -1,6 +1,6 @@
 """``key.path=value``: one value of what a recipe says, changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
@@ -74,3 +74,16 @@ def _number(key: str, place: list[Any], path: str) -> int:
     if not key.isdigit() or int(key) >= len(place):
         raise MmclError(f"{path}: {key!r} is no place in a list of {len(place)}.")
     return int(key)
+
+
+def flat(content: Mapping[str, Any], between: str = ".") -> Iterator[tuple[str, Any]]:
+    """Paths of keys, and the values at their ends.
+
+    >>> list(flat({"data": {"batch_size": 8, "train": {"shards": ["a"]}}, "tasks": []}))
+    [('data.batch_size', 8), ('data.train.shards', ['a']), ('tasks', [])]
+    """
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}{between}{path}", end) for path, end in flat(value, between))
+        else:
+            yield key, value

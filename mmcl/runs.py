@@ -29,14 +29,15 @@ from mmcl import checkpoints
 from mmcl.errors import MmclError
 from mmcl.files import replacing, write_json
 from mmcl.model import Encoder, MultiTower
-from mmcl.overrides import put
+from mmcl.overrides import flat, put
 from mmcl.recipe import Recipe, assets, dump_yaml, load_recipe, model_folders
 from mmcl.towers import Tower
 from mmcl.towers.tensor_files import read_run
 from mmcl.towers.weights import PRETRAINED, RANDOM
 
 PACKAGES = ("mmcl", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "webdataset", "numpy")
-RESUMABLE = ("run", "training", "tasks", "optimizer", "schedule")  # keys that may differ when a run goes on
+GOES_ON = {"training", "tasks", "optimizer", "schedule"}  # keys that may differ when a run goes on, and are then told
+RESUMABLE = {"run", *GOES_ON}
 MENDABLE = (
     "shards",
     "modalities",
@@ -131,20 +132,9 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
 
 def changes(stored: Recipe, given: Recipe) -> list[str]:
     """What a run goes on with that was otherwise before: a line for each key."""
-    one, two = (
-        dict(_flat({key: recipe.model_dump(mode="json")[key] for key in RESUMABLE if key != "run"}))
-        for recipe in (stored, given)
-    )
+    one, two = (dict(flat(recipe.model_dump(mode="json", include=GOES_ON))) for recipe in (stored, given))
     keys = [key for key in {**one, **two} if one.get(key) != two.get(key)]
     return [f"goes on with another {key}: {two.get(key)} instead of {one.get(key)}" for key in keys]
-
-
-def _flat(content: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import jinja2
 
 from mmcl.exports.base import Source, Written
 from mmcl.media import AudioTransform
+from mmcl.overrides import flat
 from mmcl.recipe import dump_yaml
 from mmcl.towers import TowerSpec
 from mmcl.towers.pictures import ImageBackbone
@@ -153,14 +154,6 @@ def _results(source: Source) -> Iterator[tuple[str, str, str, str]]:
         if task == "train":
             continue
         n = f"{numbers['n']:,.0f}" if "n" in numbers else ""
-        for metric, value in _flat(numbers):
+        for metric, value in flat(numbers, " "):
             if metric != "n":
                 yield task, metric, f"{value:.4g}", n
-
-
-def _flat(numbers: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in numbers.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name} ")
-        else:
-            yield f"{before}{name}", value

@@ -33,8 +33,8 @@ class Outcome(NamedTuple):
 
     names: tuple[str, ...]
     """`loss`; `loss/TERM`, without its weight; `grad_norm`, before it was clipped, and that of each tower
-    (`towers/NAME/grad_norm`) and of the objective; last, for each column of embeddings (`vectors/NAME`), 0, or NaN
-    where some of them are not finite."""
+    (`towers/NAME/grad_norm`) and of the objective; for each column of embeddings (`vectors/NAME`) 0, or NaN where some
+    of them are not finite."""
     values: Float[Tensor, " names"]
     taken: Bool[Tensor, ""]
     """Whether loss and gradient are finite; if not, weights and what else is remembered stay as they were."""
@@ -117,7 +117,7 @@ class Learner:
         embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
         with marks.part("objective: forward"):
             out = self.objective(embeddings)
-        losses = _global(out) | {f"vectors/{name}": 0 * x.detach().sum() for name, x in embeddings.all.items()}
+        self._losses = _global(out) | {f"vectors/{name}": 0 * x.detach().sum() for name, x in embeddings.all.items()}
         if look:
             self.seen = {f"embeddings/{name}": value for name, value in diagnostics(embeddings).items()}
             norms = gradient_norms(self.objective, embeddings)
@@ -132,7 +132,6 @@ class Learner:
         if isinstance(self.towers, Sharded):
             self.towers.close()
         distributed.average_gradients(self.objective.parameters_at(self.step))
-        self._losses = losses
         return out
 
     def _chunks(self, batch: Batch, rows: dict[str, Tensor]) -> Chunks | None:
@@ -196,9 +195,7 @@ class Learner:
         if self.average is not None:  # weights that stayed move it as any others
             self.average.update(self.model)
         self.step += 1
-        vectors = [name for name in self._losses if name.startswith("vectors/")]
         found = {**self._losses, **norms}
-        found |= {name: found.pop(name) for name in vectors}
         return Outcome(tuple(found), torch.stack([value.float() for value in found.values()]), taken)
 
     def _move(self, taken: Tensor) -> None:

@@ -20,7 +20,7 @@ from mmcl.training.bad_samples import BadSamples, in_words
 from mmcl.training.collapse import Signs
 from mmcl.training.learner import Learner
 from mmcl.training.progress import ProgressLine, Row
-from mmcl.training.saving import Best, Saving, first_process, is_due, writing
+from mmcl.training.saving import Best, Saving, first_process, is_due, newest, writing
 from mmcl.training.window import Found, Window, broken_in_words
 from mmcl.types import modality_of
 
@@ -92,10 +92,10 @@ class Trainer:
             MmclError: something is wrong that a person can mend; the newest checkpoint stays.
             StoppedError: a signal asked for the end; all is saved.
         """
-        main = distributed.rank() == 0
         with ExitStack() as stack:
             stops = stops or stack.enter_context(Stops())
-            self.progress = stack.enter_context(ProgressLine(self.recipe.steps, self.step, show=main))
+            line = ProgressLine(self.recipe.steps, self.step, show=distributed.rank() == 0)
+            self.progress = stack.enter_context(line)
             rows = self._begin(stack)
             try:
                 results = self._loop(stops, rows[-1] if rows else {})
@@ -234,7 +234,7 @@ class Trainer:
             raise MmclError(
                 f"step {found.step}: {broken_in_words(found.broken)}. Steps in a row that were left out: "
                 f"{found.streak}; training.skip_nonfinite allows {allowed}. They changed no weights. "
-                f"{self.saving.newest}: lower optimizer.lr, set training.clip_norm, or train in fp32, and resume with "
+                f"{newest(self.run)}: lower optimizer.lr, set training.clip_norm, or train in fp32, and resume with "
                 "the changed recipe."
             )
         return found
@@ -301,7 +301,7 @@ class Trainer:
         """What to say where another process is gone."""
         return (
             f"step {self.step}: another process of this run is gone, so that this one cannot go on; what ended it is "
-            f"in its own output. {self.saving.newest}; go on with: mmcl train {self.run.path} --resume. (torch says: "
+            f"in its own output. {newest(self.run)}; go on with: mmcl train {self.run.path} --resume. (torch says: "
             f"{str(error).strip().splitlines()[0][:200]})"
         )
 

@@ -29,11 +29,6 @@ class Saving:
         self.run, self.spec = run, spec
         self.number, self.last = 0, time.monotonic()
 
-    @property
-    def newest(self) -> str:
-        """What is left of the run, in words."""
-        return newest(self.run)
-
     def due(self, step: int, before: int, samples: int) -> bool:
         """Whether the recipe wants a checkpoint after a step, by which the samples seen went from `before` on."""
         steps, every = self.spec.checkpoint_every_steps, self.spec.checkpoint_every_samples
@@ -79,9 +74,9 @@ class Best:
         self.value = 0.0
         self.without = 0
         """Evaluations since then."""
-        there = [checkpoints.step_of(path) for path in checkpoints.listed(run.checkpoints)]
-        there = distributed.collect(there)[0]
         if self.spec is not None:
+            there = [checkpoints.step_of(path) for path in checkpoints.listed(run.checkpoints)]
+            there = distributed.collect(there)[0]
             for row in rows:
                 if self.spec.metric in row and row["step"] in there:
                     self._meet(int(row["step"]), row[self.spec.metric])

@@ -14,6 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from mmcl.errors import MmclError
 from mmcl.files import write_json
+from mmcl.overrides import flat
 from mmcl.recipe import Recipe
 from mmcl.runs import Run
 from mmcl.training.progress import Metrics, Row
@@ -121,7 +122,7 @@ def _begun(name: str, recipe: Recipe, run: Run, step: int) -> GeneralTracker:
         with redirect_stdout(sys.stderr):  # what libraries say is no result
             tracker.start()
             if not (step and name == "tensorboard"):  # which would write it once more
-                tracker.store_init_configuration(flat(recipe.model_dump(mode="json")))
+                tracker.store_init_configuration(settings(recipe))
     except Exception as error:
         raise MmclError(
             f"training.trackers: {name} does not begin ({type(error).__name__}: {error}). Mend that, or leave it out; "
@@ -138,12 +139,7 @@ def _identity(run: Run) -> str:
     return json.loads(path.read_text())["id"]
 
 
-def flat(content: Any, place: str = "") -> dict[str, str | int | float | bool]:
-    """A recipe as trackers take it: one value a path of keys.
-
-    >>> flat({"data": {"batch_size": 8, "train": {"shards": ["a", "b"]}}, "tasks": []})
-    {'data.batch_size': 8, 'data.train.shards': "['a', 'b']", 'tasks': '[]'}
-    """
-    if isinstance(content, dict):
-        return {key: value for name, one in content.items() for key, value in flat(one, f"{place}.{name}").items()}
-    return {place.removeprefix("."): content if isinstance(content, bool | int | float | str) else str(content)}
+def settings(recipe: Recipe) -> dict[str, str | int | float | bool]:
+    """A recipe as trackers take it: one value a path of keys, lists as text."""
+    ends = flat(recipe.model_dump(mode="json"))
+    return {path: end if isinstance(end, bool | int | float | str) else str(end) for path, end in ends}

@@ -1,7 +1,6 @@
 """Towers whose weights lie in parts on all processes: their numbers are those of whole ones, checkpoints are whole."""
 
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -28,6 +27,7 @@ from mmcl.training import Trainer, devices
 from mmcl.training.sharding import filler
 from tests.distributed_worker import run_processes
 from tests.small_model import DIM, WORDS, towers
+from tests.training.test_resume import rows
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 KEPT = {**FSDP, "FSDP_RESHARD_AFTER_FORWARD": "false"}
@@ -109,12 +109,6 @@ def train(jobs: Sequence[tuple[dict[str, Any], dict[str, str], bool]]) -> list[d
             own = {n: p.to_local().numel() if isinstance(p, DTensor) else p.numel() for n, p in parts.items()}
             found.append({"own": own, "all": {n: p.numel() for n, p in parts.items()}, "notes": trainer.notes})
     return found
-
-
-def rows(run: Path) -> list[dict[str, float]]:
-    clock = ("samples_per_second", "seconds_per_step", "seconds")
-    read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in clock} for row in read]
 
 
 def tensors(run: Path, step: int = STEPS) -> dict[str, Tensor]:
