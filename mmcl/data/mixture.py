@@ -70,7 +70,7 @@ class Mixture:
             windows += [t.window for t in taken]
         self.position += count
         self.batch += 1
-        return Places(windows, of, place)
+        return Places(windows, of, place, int(sources[0]) if self._whole and count else None)
 
     @property
     def ended(self) -> bool:
@@ -110,6 +110,7 @@ class Places:
     windows: list[OpenWindow]
     of: np.ndarray
     place: np.ndarray
+    source: int | None = None  # that all are of, where each batch is of one
 
     def __len__(self) -> int:
         return len(self.of)

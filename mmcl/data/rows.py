@@ -76,6 +76,7 @@ class Reader:
         self.modalities = list(named)
         self.extras = list(dict.fromkeys(name for source in sources for name in source.extras))
         self.names = named | {name: [name] for name in self.extras}
+        self.carried = [frozenset(n for m in [*s.modalities, *s.extras] for n in self.names[m]) for s in self.sources]
         # the rows of a sample's texts are counted where all of them are asked for
         every = [x for s, x in zip(sources, self.selectors, strict=True) if s.captions == "all" and copies is None]
         texts = {m for selectors in every for m, selector in selectors.items() if selector.is_text}

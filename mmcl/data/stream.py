@@ -275,6 +275,7 @@ class Stream:
             bad=[*(plan.news if self.rank == 0 else []), *(bad for row in filled.bad for bad in row)],
             epoch=plan.epoch,
             counts=counts,
+            carried=None if plan.places.source is None else self.reader.carried[plan.places.source],
         )
 
     def raw(self, key: str, modality: str) -> tuple[str, bytes]:

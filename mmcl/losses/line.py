@@ -115,6 +115,10 @@ class LineSpec(Spec):
         """Which modalities and copies the term is about, and so trains; what it holds still is among `extras`."""
         raise NotImplementedError
 
+    def is_about(self, carried: Collection[str], modalities: list[str]) -> bool:
+        """Whether rows that have nothing but some of the modalities can bring anything into the term."""
+        return len(self.looks_at(modalities).intersection(carried)) >= 2
+
     def extras(self) -> dict[str, Extra]:
         """Names that parts of the term look up among the extras, and what each must be."""
         return _extras(self)

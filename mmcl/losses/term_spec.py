@@ -245,6 +245,12 @@ class TermSpec(LineSpec):
         compared = {m for edge in view.edges(modalities) for m in (edge.anchor, *edge.others, *edge.copies)}
         return compared.union(*(_class(part, NEGATIVES).named(part) for part in self.negatives))
 
+    def is_about(self, carried: Collection[str], modalities: list[str]) -> bool:
+        """Whether a row can have all that a matrix compares; what a transform makes is there."""
+        assert self.view is not None
+        edges: list[Edge] = self.view.build().edges(modalities)
+        return any(set(modalities).difference(carried).isdisjoint((edge.anchor, *edge.others)) for edge in edges)
+
     def _is_looked_for(self, edges: list[Edge]) -> None:
         """Refuse targets and negatives of modalities that no direction looks for."""
         looked = {m for edge in edges for m in edge.others} if self.directions != "backward" else set[str]()

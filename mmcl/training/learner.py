@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -117,7 +118,8 @@ class Learner:
         embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
         with marks.part("objective: forward"):
             out = self.objective(embeddings)
-        self._losses = _global(out) | {f"vectors/{name}": 0 * x.detach().sum() for name, x in embeddings.all.items()}
+        flags = {f"vectors/{name}": 0 * x.detach().sum() for name, x in embeddings.all.items()}
+        self._losses = _global(out, out.parts if batch.carried is None else self._about(batch.carried)) | flags
         if look:
             self.seen = {f"embeddings/{name}": value for name, value in diagnostics(embeddings).items()}
             norms = gradient_norms(self.objective, embeddings)
@@ -133,6 +135,10 @@ class Learner:
             self.towers.close()
         distributed.average_gradients(self.objective.parameters_at(self.step))
         return out
+
+    def _about(self, carried: frozenset[str]) -> list[str]:
+        """Terms into which rows that have nothing else bring anything; the others would be zeros in means of steps."""
+        return [title for title, term in self.objective if term.spec.is_about(carried, self.names)]
 
     def _chunks(self, batch: Batch, rows: dict[str, Tensor]) -> Chunks | None:
         """What brings the batch through the towers a few samples at a time; None where all of it goes at once."""
@@ -229,7 +235,8 @@ class Learner:
         return {"grad_norm": torch.stack([n.float() for n in norms.values()]).norm(), **norms}
 
 
-def _global(out: LossOutput) -> dict[str, Tensor]:
-    """The loss, and that of each term, over all processes."""
-    local = {"loss": out.total.detach(), **{f"loss/{title}": part for title, part in out.parts.items()}}
+def _global(out: LossOutput, counted: Collection[str]) -> dict[str, Tensor]:
+    """The loss, and that of each term that is counted, over all processes."""
+    parts = {f"loss/{title}": part for title, part in out.parts.items() if title in counted}
+    local = {"loss": out.total.detach(), **parts}
     return dict(zip(local, distributed.total(torch.stack(list(local.values()))).unbind(), strict=True))

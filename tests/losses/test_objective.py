@@ -231,3 +231,29 @@ def test_score_is_the_matrix_of_the_anchor_against_the_others(pair: dict[str, Te
         mmcl.score("cosine", pair, anchor="audio")
     with pytest.raises(MmclError, match="an anchor with 1 other"):
         mmcl.score("kernel", {**pair, "audio": pair["text"]}, anchor="audio")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "clip",
+        {"pairs": [["image", "text"]]},
+        {"pairs": [["image", "text"], ["text", "audio"]]},
+        {"score": "gram", "anchor": "text"},
+        {"score": "gram", "anchor": "audio"},
+        {"score": "symile"},
+        {"regularize": "swapped"},
+        {"regularize": "uniformity"},
+        {"regularize": {"name": "uniformity", "modalities": ["audio"]}},
+        {"multi_view": "poly"},
+    ],
+)
+@pytest.mark.parametrize("carried", [{"image", "text"}, {"text", "audio"}, {"image"}, set[str]()])
+def test_a_term_is_about_rows_that_bring_something_into_it(line: str | dict[str, object], carried: set[str]) -> None:
+    torch.manual_seed(0)
+    names = ["image", "text", "audio"]
+    (spec,) = check_objective([line])
+    rows = {m: torch.randn(6, 8) for m in names}
+    present = {m: torch.full((6,), m in carried) for m in names}
+    value = mmcl.objective(line)(rows, present=present).total.item()
+    assert spec.is_about(carried, names) == (value != 0)

@@ -62,21 +62,33 @@ def rows(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def terms(run: Path) -> list[tuple[float, ...]]:
-    return [tuple(value for name, value in row.items() if name.startswith("loss/")) for row in rows(run)]
+def terms(run: Path) -> list[dict[str, float]]:
+    return [{name: x for name, x in row.items() if name.startswith("loss/")} for row in rows(run)]
 
 
 def test_terms_without_their_modalities_count_nothing(tmp_path: Path, both: Callable[..., Recipe]) -> None:
     run = workflow.train(both(tmp_path / "run"))
     found = terms(run)
     assert len(found) == STEPS
-    assert all(sum(value == 0 for value in row) == 1 for row in found)
-    assert {row.index(0.0) for row in found} == {0, 1}, "one source only"
+    kinds = {"loss/cosine_softmax_0": {"image", "text"}, "loss/cosine_softmax_1": {"audio", "text"}}
+    assert {name for row in found for name in row} == {*kinds}, "one source only"
     for row, parts in zip(rows(run), found, strict=True):
-        assert row["loss"] == pytest.approx(sum(parts))
+        ((name, value),) = parts.items()
+        assert row["loss"] == pytest.approx(value)
         assert 0.5 * math.log(33) < row["loss"] < 3 * math.log(33)
-        present = {name.split("/")[1] for name in row if name.endswith("/uniformity")}
-        assert present == ({"audio", "text"} if parts[0] == 0 else {"image", "text"})
+        assert {name.split("/")[1] for name in row if name.endswith("/uniformity")} == kinds[name]
+
+
+def test_means_of_several_steps_are_of_the_batches_that_a_term_is_about(
+    tmp_path: Path, both: Callable[..., Recipe]
+) -> None:
+    each = terms(workflow.train(both(tmp_path / "each")))
+    run = workflow.train(both(tmp_path / "all", f"training.log_every_steps={STEPS}"))
+    (found,) = terms(run)
+    for name, value in found.items():
+        own = [row[name] for row in each if name in row]
+        assert 1 <= len(own) < STEPS
+        assert value == pytest.approx(sum(own) / len(own), rel=1e-5)
 
 
 def test_another_kind_of_batches_is_another_run(tmp_path: Path, both: Callable[..., Recipe]) -> None:

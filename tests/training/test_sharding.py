@@ -223,6 +223,29 @@ def test_towers_that_stand_still_adapt_or_compute_again(shards: Path, tmp_path: 
 
 
 @pytest.mark.slow
+def test_every_optimizer_moves_parts_as_it_moves_whole_weights(shards: Path, tmp_path: Path) -> None:
+    """Rates are such that most of a weight is what it was moved by."""
+    few = {"lamb": 1e-4, "lion": 1e-4, "muon": 5e-2}  # muon multiplies in bf16
+    rates = {
+        "lamb": {"lr": 0.1, "eps": 1e-4},
+        "lion": {"lr": 1e-2},
+        "muon": {"lr": 2e-2, "adamw_lr": 1e-3, "eps": 1e-4},
+    }
+
+    def job(optimizer: str, where: str) -> dict[str, Any]:
+        return recipe(shards, tmp_path / where) | {"optimizer": {"name": optimizer, **rates[optimizer]}}
+
+    train([(job(name, name), {}, False) for name in few])
+    run_processes(train, 2, tmp_path / "processes", [(job(name, f"{name} in parts"), FSDP, False) for name in few])
+    for name, rel in few.items():
+        found, expected = tensors(tmp_path / f"{name} in parts"), tensors(tmp_path / name)
+        for key, tensor in expected.items():
+            # keys' biases have no gradient, of whose rounding lion takes the sign; lamb counts steps by group
+            if "in_proj_bias" not in key and not key.startswith("group"):
+                assert (found[key] - tensor).norm() <= rel * tensor.norm(), f"{name}: {key}"
+
+
+@pytest.mark.slow
 def test_pictures_are_mixed_by_what_whole_towers_see(shards: Path, tmp_path: Path) -> None:
     def mixing(name: str) -> dict[str, Any]:
         content = recipe(shards, tmp_path / name)

@@ -1,7 +1,7 @@
 """What a regularizer must offer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import combinations
 from typing import Annotated, Any, ClassVar
 
@@ -67,6 +67,11 @@ class RegularizerSpec(LineSpec):
         which = any(getattr(self.regularize, key, None) for key in ("modalities", "others", "pairs", "teachers"))
         said = self.regularize.model_dump(exclude={"name"})
         return {m for m in modalities if _names(said, m)} | (set() if which else set(without_copies(modalities)))
+
+    def is_about(self, carried: Collection[str], modalities: list[str]) -> bool:
+        """Whether a row can have as many modalities as it needs."""
+        least = REGULARIZERS.classes[self.regularize.name].least
+        return len(self.looks_at(modalities).intersection(carried)) >= least
 
     def build(self, dim: int | None = None) -> "RegularizerTerm":
         """The term."""
