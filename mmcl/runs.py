@@ -132,9 +132,12 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
 
 def changes(stored: Recipe, given: Recipe) -> list[str]:
     """What a run goes on with that was otherwise before: a line for each key."""
-    one, two = (dict(flat(recipe.model_dump(mode="json", include=GOES_ON))) for recipe in (stored, given))
-    keys = [key for key in {**one, **two} if one.get(key) != two.get(key)]
-    return [f"goes on with another {key}: {two.get(key)} instead of {one.get(key)}" for key in keys]
+    contents = (recipe.model_dump(mode="json", include=GOES_ON, exclude_none=True) for recipe in (stored, given))
+    one, two = (dict(flat(content)) for content in contents)
+    new = [f"goes on with {key}: {value}, which was not said before" for key, value in two.items() if key not in one]
+    gone = [f"goes on without {key}, which was {value}" for key, value in one.items() if key not in two]
+    both = [key for key in one if key in two and one[key] != two[key]]
+    return [*(f"goes on with another {key}: {two[key]} instead of {one[key]}" for key in both), *new, *gone]
 
 
 @contextmanager

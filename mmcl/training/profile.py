@@ -1,5 +1,6 @@
 """Where the time of a step goes: the parts of the loop, timed while it trains."""
 
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -55,6 +56,7 @@ class Clock:
         self._stack = [LOOP]
         self._spans: list[tuple[int, record_function]] = []
         self._since = time.perf_counter()
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it says when it starts, and that there is no GPU
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         self.profiler = profile(activities=activities)
         self._tracing = False

@@ -98,11 +98,13 @@ def test_a_run_goes_on_with_another_rate_and_says_so(
     tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflow.train(tiny(tmp_path / "run"))
-    more = ["training.samples=320", "optimizer.lr=1e-4", "training.clip_norm=1"]
+    more = ["training.samples=320", "optimizer.lr=1e-4", "training.clip_norm=1", "training.ema={decay: 0.9, evaluate: true}"]
     workflow.train(tiny(tmp_path / "run", *more), resume=True)
     told = capsys.readouterr().err
     assert "goes on with another optimizer.lr: 0.0001 instead of 0.001" in told
-    assert "goes on with another training.clip_norm: 1.0 instead of None" in told
+    assert "goes on with training.clip_norm: 1.0, which was not said before" in told
+    assert "goes on with training.ema.decay: 0.9, which was not said before" in told
+    assert "None" not in told
     assert Run(tmp_path / "run").recipe().optimizer.lr == 1e-4  # type: ignore[attr-defined]
     assert rows(tmp_path / "run")[-1]["lr"] < 1e-4
     with pytest.raises(MmclError, match="made with another recipe: optimizer.name differ"):
