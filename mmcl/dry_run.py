@@ -24,6 +24,7 @@ from mmcl.training.devices import check_precision
 from mmcl.training.loop import make_stream
 from mmcl.training.plan import Plan, make_plan
 from mmcl.training.tracking import check_installed
+from mmcl.training.validation import Validation
 from mmcl.workflow import check_best, check_task
 
 
@@ -147,6 +148,9 @@ def _look_at_data(recipe: Recipe, model: MultiTower | None, found: DryRun) -> in
     if model is not None:
         with found.looking():
             make_stream(recipe, model)
+        if recipe.data.held_out:
+            with found.looking():
+                Validation(recipe, model)
     counts = [_count(shard) for shard in listed]
     return None if None in counts else sum(count for count in counts if count is not None)
 

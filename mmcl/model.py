@@ -127,6 +127,14 @@ def embedded(model: nn.Module, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return vectors
 
 
+def embedded_in_parts(model: nn.Module, rows: Mapping[str, Tensor], chunk: int | None) -> dict[str, Tensor]:
+    """Vectors of rows, by name, in fp32; ``chunk`` rows of a name go through its tower at once, or all of them."""
+    if chunk is None or not rows:
+        return {name: vectors.float() for name, vectors in embedded(model, rows).items()}
+    parts = {name: [embedded(model, {name: part})[name] for part in some.split(chunk)] for name, some in rows.items()}
+    return {name: torch.cat(some).float() for name, some in parts.items()}
+
+
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Modules in evaluation mode, and then each as it was."""

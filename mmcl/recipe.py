@@ -77,7 +77,16 @@ class Recipe(Spec):
                 self.schedule.build().factor(0, self.steps)
             except MmclError as error:
                 yield Told(("schedule",), str(error))
+        yield from self._validation_misfits()
         yield from self._copies_misfits()
+
+    def _validation_misfits(self) -> Iterator[Told]:
+        for key in ("modalities", "extras") if self.data.held_out else ():
+            both = (self.data.sources, self.data.held_out)
+            want, have = ({name for source in sources for name in getattr(source, key)} for sources in both)
+            if want != have:
+                told = f"its {key} are {sorted(have)}, and those of data.train {sorted(want)}; they must be the same."
+                yield Told(("data", "validation"), told)
 
     def _copies_misfits(self) -> Iterator[Told]:
         try:

@@ -29,6 +29,11 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
     measured = {name: _metrics(rows, name) for name in titles}
     groups = training(rows)
     shares = [Plot(titles[name], "", rf"{re.escape(name)}/(.*(?:acc|mean_per_class|recall@).*)") for name in titles]
+    held_out = Plot("validation loss", "And that of each term, without its weight.", "validation/(loss(?:/.+)?)")
+    groups["Validation"] = (
+        "Samples that are held out. Where it rises while the loss of training falls, samples are learned by heart.",
+        [plot] if (plot := drawn(rows, held_out, {}, every_row=False)) else [],
+    )
     groups["Tasks"] = (
         "Shares of what is right, from 0 to 1.",
         [p for p in (drawn(rows, one, {}, every_row=False) for one in shares) if p],

@@ -306,7 +306,7 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
         other = now["towers"].get(modality, tower)
         if _moved(tower["weights"], other["weights"]):
             tower["weights"] = other["weights"]
-    for key in ("workers", "cache", "max_bad"):
+    for key in ("workers", "cache", "max_bad", "validation"):
         before["data"][key] = now["data"][key]
     for one, other in zip(_sources(before), _sources(now), strict=False):
         one.update({key: other[key] for key in MENDABLE})

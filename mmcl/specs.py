@@ -56,6 +56,9 @@ class DataSpec(Spec):
 
     train: Source | Annotated[list[Source], Field(min_length=1)]
     """Shards, and where the modalities lie in them; or several such sources."""
+    validation: Source | Annotated[list[Source], Field(min_length=1)] | None = None
+    """Samples that are held out, of which the objective's loss is measured with the tasks (`validation/loss`): shards,
+    read as those of `train`; or a source, or several, that say themselves how they are read."""
     copies: dict[str, Count] = {}
     """How many of a modality the objective sees of each sample, one unless told: `image`, `image.2` and so on. Pictures
     and sounds are augmented anew; copies of a text are further captions of the sample (`captions: all`)."""
@@ -74,6 +77,23 @@ class DataSpec(Spec):
     """Stop where more than this share of the last samples, 1,000 or more of them, had something that cannot be used."""
     cache: CacheSpec = CacheSpec()
     """Where remote shards are put."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validation_as_train(cls, value: Any) -> Any:
+        """Shards alone are read as those of `train`."""
+        shards = value.get("validation") if isinstance(value, dict) else None
+        paths = isinstance(shards, list) and all(isinstance(one, str) for one in shards)
+        if not isinstance(shards, str) and not paths:
+            return value
+        if not isinstance(value.get("train"), dict):
+            raise MmclError("validation: `train` has several sources; say a source here, too: {shards, modalities}.")
+        return {**value, "validation": {**value["train"], "shards": shards}}
+
+    @property
+    def held_out(self) -> list[Source]:
+        """Sources of `validation`."""
+        return self.validation if isinstance(self.validation, list) else [self.validation] if self.validation else []
 
     @property
     def sources(self) -> list[Source]:

@@ -13,7 +13,7 @@ from mmcl.report import write_report
 from mmcl.runs import Run, changes, check_free, create, holding
 from mmcl.stops import Stops
 from mmcl.tasks import Task, load_task
-from mmcl.training import Trainer
+from mmcl.training import Trainer, validation
 from mmcl.training.saving import first_process
 
 
@@ -95,12 +95,14 @@ def nest(numbers: dict[str, float], keys: dict[str, str]) -> dict[str, Any]:
 
     >>> nest({"glyphs/retrieval/n": 5, "train/seconds": 2}, {"glyphs/retrieval": "retrieval"})
     {'retrieval': {'n': 5}, 'train': {'seconds': 2}}
+    >>> nest({"validation/loss": 3, "validation/loss/clip": 2}, {})
+    {'validation': {'loss': 3, 'loss/clip': 2}}
     """
     nested: dict[str, Any] = {}
     for name, value in numbers.items():
         task = max((t for t in keys if name.startswith(f"{t}/")), key=len, default=None)
         parents = [] if task is None else [keys[task]]
-        *more, last = name.removeprefix(f"{task}/").split("/")
+        *more, last = name.removeprefix(f"{task}/").split("/", -1 if task else 1)
         place = nested
         for parent in [*parents, *more]:
             place = place.setdefault(parent, {})
@@ -117,7 +119,7 @@ def check_task(task: Task, tasks: Sequence[Task], recipe: Recipe) -> None:
         recipe: whose they are.
     """
     task.check(list(recipe.towers))
-    if [one.key for one in tasks].count(task.key) > 1 or task.key == "train":
+    if [one.key for one in tasks].count(task.key) > 1 or task.key in ("train", "validation"):
         raise MmclError(f"tasks: {task.name}: its key {task.key!r} is taken; its numbers would hide others.")
 
 
@@ -127,10 +129,11 @@ def check_best(tasks: Sequence[Task], recipe: Recipe) -> None:
     if best is None:
         return
     known = {f"{task.name}/{name}": larger for task in tasks for name, larger in task.evaluator.metrics().items()}
+    known |= dict.fromkeys(validation.metrics(recipe), False)
     if best.metric not in known:
         near = did_you_mean(best.metric, known)
         raise MmclError(
-            f"training.best.metric: no task of the recipe gives {best.metric!r}{near} They give: "
+            f"training.best.metric: no task of the recipe gives {best.metric!r}{near} They and data.validation give: "
             f"{', '.join(known) or 'nothing, since there are none'}."
         )
     if known[best.metric] == best.lower:

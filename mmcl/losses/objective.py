@@ -101,8 +101,7 @@ class Objective(nn.Module):
     def __init__(self, terms: Sequence[LineSpec], dim: int | None = None) -> None:
         super().__init__()
         specs = check_objective(list(terms))
-        titles = [spec.title for spec in specs]
-        self.titles = [t if titles.count(t) == 1 else f"{t}_{i}" for i, t in enumerate(titles)]
+        self.titles = titles(specs)
         self.terms = nn.ModuleList(spec.build(dim) for spec in specs)
         self._checked: tuple[Any, ...] = ()  # what is known of the last record that fits
         for _, term in self:
@@ -187,3 +186,9 @@ class Objective(nn.Module):
             for title, term in self
             if term.temperature is not None and term.spec.active(step)
         }
+
+
+def titles(terms: Sequence[LineSpec]) -> list[str]:
+    """What terms are called in logs, each by a name of its own."""
+    said = [term.title for term in terms]
+    return [t if said.count(t) == 1 else f"{t}_{i}" for i, t in enumerate(said)]

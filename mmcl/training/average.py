@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mmcl.model import MultiTower, embedded
+from mmcl.model import MultiTower, embedded_in_parts
 from mmcl.specs import EmaSpec
 from mmcl.training.sharding import load_, local
 
@@ -50,10 +50,7 @@ class Average:
             rows: of the names that have any.
             chunk: rows of a name that go through its tower at once; all of them unless told.
         """
-        if chunk is None:
-            return {name: vectors.float() for name, vectors in embedded(self.model, rows).items()} if rows else {}
-        parts = {name: [self.embed({name: part})[name] for part in some.split(chunk)] for name, some in rows.items()}
-        return {name: torch.cat(some) for name, some in parts.items()}
+        return embedded_in_parts(self.model, rows, chunk) if rows else {}
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

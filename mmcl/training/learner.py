@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from mmcl import distributed, marks
 from mmcl.losses import LossOutput, Objective, diagnostics, gradient_norms
-from mmcl.model import MultiTower, embedded, present_rows
+from mmcl.model import MultiTower, embedded, embedded_in_parts, evaluating, present_rows
 from mmcl.recipe import Recipe
 from mmcl.runs import build_model
 from mmcl.training import checks, mixing
@@ -119,7 +118,7 @@ class Learner:
         with marks.part("objective: forward"):
             out = self.objective(embeddings)
         flags = {f"vectors/{name}": 0 * x.detach().sum() for name, x in embeddings.all.items()}
-        self._losses = _global(out, out.parts if batch.carried is None else self._about(batch.carried)) | flags
+        self._losses = self._global(out, batch) | flags
         if look:
             self.seen = {f"embeddings/{name}": value for name, value in diagnostics(embeddings).items()}
             norms = gradient_norms(self.objective, embeddings)
@@ -136,9 +135,34 @@ class Learner:
         distributed.average_gradients(self.objective.parameters_at(self.step))
         return out
 
-    def _about(self, carried: frozenset[str]) -> list[str]:
-        """Terms into which rows that have nothing else bring anything; the others would be zeros in means of steps."""
-        return [title for title, term in self.objective if term.spec.is_about(carried, self.names)]
+    @torch.no_grad()
+    def judge(self, batch: Batch, model: MultiTower) -> Outcome:
+        """Loss of a batch, from which nothing is learned and of which the objective remembers nothing; a collective.
+
+        Args:
+            batch: this process's rows.
+            model: the towers, or their average.
+        """
+        rows = present_rows(batch, self.names, self.device)
+        extras = self._extras(batch, rows)
+        with self.opened(model), evaluating(model), self.accelerator.autocast():
+            vectors = embedded_in_parts(model, rows, self.recipe.training.chunk)
+        embeddings = gathered(vectors, batch, self.names, self.model.dim, self.device, extras)
+        with evaluating(self.objective):
+            out = self.objective(replace(embeddings, step=self.step, seed=self.recipe.seed))
+        losses = self._global(out, batch)
+        taken = losses["loss"].isfinite()
+        self.objective.after_step_(torch.zeros_like(taken))
+        return Outcome(tuple(losses), torch.stack(list(losses.values())), taken)
+
+    def _global(self, out: LossOutput, batch: Batch) -> dict[str, Tensor]:
+        """The loss, and that of each term into which such a batch can bring anything, over all processes."""
+        parts = out.parts
+        if batch.carried is not None:  # in means over steps the others would be zeros
+            about = {title for title, term in self.objective if term.spec.is_about(batch.carried, self.names)}
+            parts = {title: part for title, part in parts.items() if title in about}
+        local = {"loss": out.total.detach(), **{f"loss/{title}": part for title, part in parts.items()}}
+        return dict(zip(local, distributed.total(torch.stack(list(local.values()))).unbind(), strict=True))
 
     def _chunks(self, batch: Batch, rows: dict[str, Tensor]) -> Chunks | None:
         """What brings the batch through the towers a few samples at a time; None where all of it goes at once."""
@@ -233,10 +257,3 @@ class Learner:
             gradients = [p.grad for p in parameters if p.grad is not None]
             norms[f"{name}/grad_norm"] = total_norm(gradients) if gradients else torch.zeros((), device=self.device)
         return {"grad_norm": torch.stack([n.float() for n in norms.values()]).norm(), **norms}
-
-
-def _global(out: LossOutput, counted: Collection[str]) -> dict[str, Tensor]:
-    """The loss, and that of each term that is counted, over all processes."""
-    parts = {f"loss/{title}": part for title, part in out.parts.items() if title in counted}
-    local = {"loss": out.total.detach(), **parts}
-    return dict(zip(local, distributed.total(torch.stack(list(local.values()))).unbind(), strict=True))

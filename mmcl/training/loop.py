@@ -21,6 +21,7 @@ from mmcl.training.collapse import Signs
 from mmcl.training.learner import Learner
 from mmcl.training.progress import ProgressLine, Row
 from mmcl.training.saving import Best, Saving, first_process, is_due, newest, writing
+from mmcl.training.validation import Validation
 from mmcl.training.window import Found, Window, broken_in_words
 from mmcl.types import modality_of
 
@@ -58,6 +59,7 @@ class Trainer:
         self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
         self.notes += beginnings(self.model) if self.begins else []
         self.stream = make_stream(recipe, self.model)
+        self.validation = Validation(recipe, self.model) if recipe.data.held_out else None
         self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)
         self.saving = Saving(run, recipe.training)
         self.seconds, self.epoch, self.skipped = 0.0, 0, 0
@@ -198,6 +200,7 @@ class Trainer:
         encoder = Encoder(model, self.learner.device)
         with self.learner.opened(model):
             results = self.evaluate(encoder)
+        results |= self.validation(self.learner, model) if self.validation is not None else {}
         more = {} if spec is None else {"measured_ema": spec.evaluate}
         with first_process(self.run, self.step):
             if self.metrics is not None:

@@ -98,7 +98,12 @@ def test_a_run_goes_on_with_another_rate_and_says_so(
     tmp_path: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflow.train(tiny(tmp_path / "run"))
-    more = ["training.samples=320", "optimizer.lr=1e-4", "training.clip_norm=1", "training.ema={decay: 0.9, evaluate: true}"]
+    more = [
+        "training.samples=320",
+        "optimizer.lr=1e-4",
+        "training.clip_norm=1",
+        "training.ema={decay: 0.9, evaluate: true}",
+    ]
     workflow.train(tiny(tmp_path / "run", *more), resume=True)
     told = capsys.readouterr().err
     assert "goes on with another optimizer.lr: 0.0001 instead of 0.001" in told
