@@ -68,7 +68,7 @@ class Validation:
         found = window.read()
         failed = {"bad_samples": sum(distributed.collect(bad)), "broken_batches": found.skipped}
         numbers = {**found.means, "n": samples, **{name: count for name, count in failed.items() if count}}
-        return {f"{NAME}/{name}": float(number) for name, number in numbers.items()}
+        return {f"{NAME}/{name}": number for name, number in numbers.items()}
 
 
 def metrics(recipe: Recipe) -> Iterator[str]:

@@ -37,6 +37,7 @@ def found(scores: Tensor) -> float:
     return float((scores.argmax(1) == torch.arange(len(scores))).float().mean())
 
 
+@pytest.mark.slow
 def test_a_volume_does_not_see_signs_and_the_preset_does() -> None:
     signs = []
     for seed in (1, 2):  # from random weights, modalities end with the sign that chance gave them

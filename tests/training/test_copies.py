@@ -155,6 +155,7 @@ def test_a_run_with_copies_extras_and_an_average(unbroken: Path) -> None:
     assert rows[-1]["measured_ema"] is True
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_bit_for_bit_where_an_unbroken_one_does(
     tmp_path: Path, unbroken: Path, taught: Callable[..., Recipe]
 ) -> None:

@@ -249,7 +249,7 @@ def absent_on_one_process() -> dict[str, Tensor]:
     return gradients
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_loss_and_gradients_are_those_of_one_process(processes: int, tmp_path: Path) -> None:
     ranks = run_processes(one_of_many, processes, tmp_path)
     for name in OBJECTIVES:
