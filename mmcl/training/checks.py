@@ -1,5 +1,7 @@
 """What is refused before a run begins, once towers and processes are known."""
 
+from pathlib import Path
+
 from mmcl import distributed
 from mmcl.errors import MmclError
 from mmcl.model import MultiTower
@@ -65,6 +67,17 @@ def check_processes(recipe: Recipe) -> list[str]:
     if asks() and have == 1:
         notes.append("accelerate asks for sharded weights (FSDP), but this run has one process: its weights are whole.")
     return notes
+
+
+def check_agreed(run: Path, checkpoint: str | None) -> None:
+    """Refuse to go on where processes found different checkpoints, as on machines that do not share the folder."""
+    seen = distributed.collect(checkpoint)
+    if len(set(seen)) > 1:
+        said = ", ".join(f"{name or 'none'} ({seen.count(name)})" for name in sorted(set(seen), key=str))
+        raise MmclError(
+            f"{run.absolute()}: not all processes see the same newest whole checkpoint there: {said}. The run folder "
+            "must lie where all machines of a run see it."
+        )
 
 
 def check_count(recipe: Recipe, have: int) -> None:

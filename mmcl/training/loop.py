@@ -56,6 +56,7 @@ class Trainer:
             )
         self.begins = checkpoint is None
         self.learner = Learner(recipe, load=self.begins)  # from here on processes know of one another
+        checks.check_agreed(run.path, None if checkpoint is None else checkpoint.path.name)
         self.notes = [*checks.check_processes(recipe), *effects.late(recipe.objective, recipe.steps)]
         self.notes += beginnings(self.model) if self.begins else []
         self.stream = make_stream(recipe, self.model)

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 import mmcl
-from mmcl import checkpoints, workflow
+from mmcl import checkpoints, distributed, workflow
 from mmcl.errors import MmclError
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe, dump_yaml
 from mmcl.runs import Run, holding
 from mmcl.training import Trainer
+from tests.distributed_worker import run_processes
 from tests.training.test_resume import rows, same
 
 EVERY = ["training.keep_checkpoints=9"]
@@ -276,3 +277,25 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_all_and_the_run_goes_on_later
     again = subprocess.run([*command, str(run), "--resume"], capture_output=True, text=True, env=environment)
     assert again.returncode == 0, again.stderr
     assert steps(run) == [6, 8]
+
+
+def resumed(pairs: list[tuple[str, str]], said: dict[str, Any]) -> list[str]:
+    """What one of two processes is told, each of which has a folder of its own."""
+    told = []
+    for runs in pairs:
+        with pytest.raises(MmclError) as error:
+            workflow.train(Recipe.model_validate(said | {"run": runs[distributed.rank()]}), resume=True)
+        told.append(str(error.value))
+    return told
+
+
+def test_machines_that_do_not_share_the_folder_are_told(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    """Otherwise one would go on, and the other begin."""
+    recipe = tiny(tmp_path / "run", "training.samples=128", "training.checkpoint_every_steps=2")
+    run = workflow.train(recipe)
+    shutil.copytree(run, tmp_path / "older")
+    shutil.rmtree(tmp_path / "older" / "checkpoints" / "step-00000004")
+    pairs = [(str(run), str(tmp_path / other)) for other in ("empty", "older")]
+    for told in run_processes(resumed, 2, tmp_path / "processes", pairs, recipe.model_dump(mode="json")):
+        for one, seen in zip(told, ("none (1)", "step-00000002 (1)"), strict=True):
+            assert f"the same newest whole checkpoint there: {seen}, step-00000004 (1)" in one
