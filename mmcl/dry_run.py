@@ -88,11 +88,15 @@ def dry_run(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) 
         with found.looking():
             checks.check_mixing(recipe, model, processes)
     epoch = _look_at_data(recipe, model if whole else None, found)
+    validation = None
+    if whole and recipe.data.held_out:
+        with found.looking():
+            validation = Validation(recipe, model).samples
     if towers:
         with torch.device("meta"):
             objective = Objective(recipe.objective, recipe.dim)
         with found.looking():
-            found.plan = make_plan(recipe, model, objective, processes, epoch)
+            found.plan = make_plan(recipe, model, objective, processes, epoch, validation)
     return found
 
 
@@ -148,9 +152,6 @@ def _look_at_data(recipe: Recipe, model: MultiTower | None, found: DryRun) -> in
     if model is not None:
         with found.looking():
             make_stream(recipe, model)
-        if recipe.data.held_out:
-            with found.looking():
-                Validation(recipe, model)
     counts = [_count(shard) for shard in listed]
     return None if None in counts else sum(count for count in counts if count is not None)
 

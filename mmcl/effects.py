@@ -36,6 +36,24 @@ def of_a_term(term: LineSpec, names: list[str], sources: Sequence[Source]) -> It
                 )
 
 
+def of_carried(term: LineSpec, names: list[str], carried: Sequence[set[str]], apart: bool) -> str | None:
+    """What a person should know of a term into which no source brings anything.
+
+    Args:
+        term: of the objective.
+        names: modalities and copies.
+        carried: those of each source.
+        apart: whether each batch is of one source.
+    """
+    if not (apart or isinstance(term, TermSpec)):  # others may compare rows of several sources
+        return None
+    if any(term.is_about(own, names) for own in carried):
+        return None
+    have = "; ".join(", ".join(name for name in names if name in own) for own in carried)
+    where = "batch" if apart else "sample"
+    return f"no {where} has all that {term.title} compares, so that it would be 0 in each step. Sources have: {have}."
+
+
 def of_names(
     terms: Sequence[LineSpec], names: list[str], copies: Mapping[str, int], extras: Sequence[str]
 ) -> Iterator[Told]:

@@ -87,6 +87,13 @@ class Recipe(Spec):
             if want != have:
                 told = f"its {key} are {sorted(have)}, and those of data.train {sorted(want)}; they must be the same."
                 yield Told(("data", "validation"), told)
+        if any(source.weight is not None for source in self.data.held_out):
+            told = "each sample counts once, so that a weight has no effect; leave it out."
+            yield Told(("data", "validation", "weight"), told)
+        who = any(source.identity is not None for source in self.data.sources)
+        if who and any(source.identity is None for source in self.data.held_out):
+            told = "data.train says which samples show the same thing, and the loss asks for it; say it here, too."
+            yield Told(("data", "validation", "identity"), told)
 
     def _copies_misfits(self) -> Iterator[Told]:
         try:
@@ -122,6 +129,9 @@ class Recipe(Spec):
                 fit = False
                 yield Told(("objective", number), str(error))
                 continue
+            carried = [self.data.carried(source) for source in self.data.sources]
+            if (told := effects.of_carried(term, self.names, carried, self.data.batches == "by_source")) is not None:
+                yield Told(("objective", number), told)
             for key, message in effects.of_a_term(term, self.names, self.data.sources):
                 yield Told(("objective", number, key), message)
         if self.training.ema is not None and not self.training.ema.evaluate and not self.averaged:

@@ -132,7 +132,8 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
 
 def changes(stored: Recipe, given: Recipe) -> list[str]:
     """What a run goes on with that was otherwise before: a line for each key."""
-    contents = (recipe.model_dump(mode="json", include=GOES_ON, exclude_none=True) for recipe in (stored, given))
+    told = GOES_ON | {"data"}
+    contents = (recipe.model_dump(mode="json", include=told, exclude_none=True) for recipe in (stored, given))
     one, two = (dict(flat(content)) for content in contents)
     new = [f"goes on with {key}: {value}, which was not said before" for key, value in two.items() if key not in one]
     gone = [f"goes on without {key}, which was {value}" for key, value in one.items() if key not in two]
@@ -306,11 +307,14 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
         other = now["towers"].get(modality, tower)
         if _moved(tower["weights"], other["weights"]):
             tower["weights"] = other["weights"]
+    best, held = given.training.best, before["data"]["validation"]
     for key in ("workers", "cache", "max_bad", "validation"):
         before["data"][key] = now["data"][key]
     for one, other in zip(_sources(before), _sources(now), strict=False):
         one.update({key: other[key] for key in MENDABLE})
     different = [key for key in now if key not in RESUMABLE and now[key] != before[key]]
+    if best is not None and best.metric.startswith("validation/") and held not in (None, now["data"]["validation"]):
+        different.append("data.validation, by whose loss training.best compares (or say training.best=null),")
     if before["optimizer"]["name"] != now["optimizer"]["name"]:  # which could not read what the other remembers
         different.append("optimizer.name")
     if different:

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mmcl.data import Batches, LastBatch, Source
 from mmcl.data.remote import ShardCache
+from mmcl.data.source import columns
 from mmcl.data.store import default_cache
 from mmcl.errors import MmclError
 from mmcl.registry import Spec
@@ -99,6 +100,11 @@ class DataSpec(Spec):
     def sources(self) -> list[Source]:
         """All of them."""
         return self.train if isinstance(self.train, list) else [self.train]
+
+    def carried(self, source: Source) -> set[str]:
+        """Modalities, and copies of them, that samples of a source have."""
+        names = columns(self.sources, self.copies)
+        return {name for modality in source.modalities for name in names[modality]}
 
     @property
     def modalities(self) -> list[str]:

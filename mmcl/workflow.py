@@ -131,10 +131,12 @@ def check_best(tasks: Sequence[Task], recipe: Recipe) -> None:
     known = {f"{task.name}/{name}": larger for task in tasks for name, larger in task.evaluator.metrics().items()}
     known |= dict.fromkeys(validation.metrics(recipe), False)
     if best.metric not in known:
+        if best.metric.startswith("validation/") and not recipe.data.held_out:
+            raise MmclError(f"training.best.metric: {best.metric} needs held-out samples: say data.validation=SHARDS.")
         near = did_you_mean(best.metric, known)
         raise MmclError(
-            f"training.best.metric: no task of the recipe gives {best.metric!r}{near} They and data.validation give: "
-            f"{', '.join(known) or 'nothing, since there are none'}."
+            f"training.best.metric: no task of the recipe gives {best.metric!r}{near} They and data.validation give, "
+            f"in each evaluation: {', '.join(known) or 'nothing'}."
         )
     if known[best.metric] == best.lower:
         better, said = ("smaller", "true") if not best.lower else ("larger", "false")

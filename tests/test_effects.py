@@ -127,7 +127,10 @@ def test_all_of_it_is_told_at_once_each_under_its_path() -> None:
         (CLIP, ["objective=multicsr", "data.train.extras={teacher.text: npy}"]),
         (
             CLIP,
-            ["data.train=[{shards: a, modalities: {image: png}}, {shards: b, modalities: {text: txt}, identity: txt}]"],
+            [
+                "data.train=[{shards: a, modalities: {image: png, text: txt}},"
+                " {shards: b, modalities: {text: txt}, identity: txt}]"
+            ],
         ),
     ],
 )
@@ -170,3 +173,13 @@ def test_a_term_that_a_short_run_does_not_reach_is_told(
 
     mmcl.train(tiny(tmp_path / "run", "objective=[{}, {regularize: koleo, from_step: 100}]"))
     assert "objective.1: koleo counts from step 100 on: not in this run of 8" in capsys.readouterr().err
+
+
+def test_a_term_that_no_sample_can_feed_is_told() -> None:
+    """A sample is of one source; a regularizer may compare those of several."""
+    sources = "data.train=[{shards: a, modalities: {image: png}}, {shards: b, modalities: {text: txt}}]"
+    with pytest.raises(
+        MmclError, match=r"objective.0: no sample has all that cosine_softmax compares, .*: image; text\."
+    ):
+        load_recipe(CLIP, [sources, "objective=[clip, {regularize: koleo}]"])
+    load_recipe(CLIP, [sources, "objective=[{regularize: koleo}]"])

@@ -50,6 +50,7 @@ class Reader:
         copies: how many each modality has. Those of a text are captions of its sample: where there are fewer, the last
             copies are absent; where there are more, some are drawn. None gives a row for every caption instead, where a
             source asks for all.
+        own_ids: sets samples that do not say what they show apart from those of other streams.
 
     Raises:
         MmclError: a source does not say where a modality lies in words that mean something.
@@ -62,7 +63,9 @@ class Reader:
         seed: int,
         transforms: Mapping[str, Transform],
         copies: Mapping[str, int] | None = None,
+        own_ids: str = "",
     ) -> None:
+        self.own_ids = own_ids
         self.sources, self.of_shard, self.seed, self.transforms = list(sources), of_shard, seed, dict(transforms)
         self.selectors = [
             {m: Selector.parse(said, f"data: {m}") for m, said in source.modalities.items()}
@@ -195,7 +198,7 @@ class Reader:
         wanted = list({c.extension: None for c in (*choices.values(), who) if c is not None})
         data = dict(zip(wanted, shard.read([members[e] for e in wanted]), strict=True))
         filled.keys[row] = key
-        filled.ids[row] = sample_id(_identity(who, data) or f"{shard.number}/{key}")
+        filled.ids[row] = sample_id(_identity(who, data) or f"{self.own_ids}{shard.number}/{key}")
         return {m: (choice, b"" if choice is None else data[choice.extension]) for m, choice in choices.items()}
 
     def _fill(self, ref: Ref, modality: str, choice: Choice | None, data: bytes, filled: Filled, row: int) -> None:

@@ -66,6 +66,8 @@ class Stream:
         batches: of sources with weights: each batch a mixture of all (``mixed``), or of one of them (``by_source``).
         share: (rank, world size), where it is not that of this process.
         cache: opens where remote shards are put, if there are any; see `default_cache`.
+        own_ids: sets samples that do not say what they show apart from those of other streams: ids of the first samples
+            of two streams would be the same otherwise.
 
     Raises:
         MmclError: shards are missing, or no sample of them has a modality.
@@ -86,6 +88,7 @@ class Stream:
         batches: Batches = "mixed",
         share: tuple[int, int] | None = None,
         cache: Callable[[], ShardCache] | None = None,
+        own_ids: str = "",
     ) -> None:
         batch_size, workers = _integer("batch_size", batch_size, 1), _integer("workers", workers, 0)
         seed = _integer("seed", seed)
@@ -104,7 +107,7 @@ class Stream:
             self.sources, [len(shards) for shards in found], self.shards, seed, shuffle, endless, batches
         )
         of_shard = [number for number, shards in enumerate(found) for _ in shards]
-        self.reader = Reader(self.sources, of_shard, seed, dict(transforms or {}), copies)
+        self.reader = Reader(self.sources, of_shard, seed, dict(transforms or {}), copies, own_ids)
         if unknown := sorted(set(transforms or {}) - set(self.reader.modalities)):
             raise MmclError(
                 f"transforms: {unknown[0]} is none of the modalities{did_you_mean(unknown[0], self.reader.modalities)} "

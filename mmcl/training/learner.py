@@ -25,7 +25,7 @@ from mmcl.training.devices import make_accelerator, sharding, unsharded_environm
 from mmcl.training.optimizer_state import settings
 from mmcl.training.record import gathered, placed
 from mmcl.training.sharding import Sharded, apart_, clip_, opened, shard_, total_norm
-from mmcl.types import Batch
+from mmcl.types import Batch, Embeddings
 
 
 class Outcome(NamedTuple):
@@ -117,8 +117,7 @@ class Learner:
         embeddings = replace(embeddings, step=self.step, seed=self.recipe.seed)
         with marks.part("objective: forward"):
             out = self.objective(embeddings)
-        flags = {f"vectors/{name}": 0 * x.detach().sum() for name, x in embeddings.all.items()}
-        self._losses = self._global(out, batch) | flags
+        self._losses = self._global(out, batch) | _flags(embeddings)
         if look:
             self.seen = {f"embeddings/{name}": value for name, value in diagnostics(embeddings).items()}
             norms = gradient_norms(self.objective, embeddings)
@@ -137,7 +136,9 @@ class Learner:
 
     @torch.no_grad()
     def judge(self, batch: Batch, model: MultiTower) -> Outcome:
-        """Loss of a batch, from which nothing is learned and of which the objective remembers nothing; a collective.
+        """Loss of a batch by the objective of the step that was made last; a collective.
+
+        Nothing is learned of it, and the objective remembers nothing.
 
         Args:
             batch: this process's rows.
@@ -149,8 +150,8 @@ class Learner:
             vectors = embedded_in_parts(model, rows, self.recipe.training.chunk)
         embeddings = gathered(vectors, batch, self.names, self.model.dim, self.device, extras)
         with evaluating(self.objective):
-            out = self.objective(replace(embeddings, step=self.step, seed=self.recipe.seed))
-        losses = self._global(out, batch)
+            out = self.objective(replace(embeddings, step=max(self.step - 1, 0), seed=self.recipe.seed))
+        losses = self._global(out, batch) | _flags(embeddings)
         taken = losses["loss"].isfinite()
         self.objective.after_step_(torch.zeros_like(taken))
         return Outcome(tuple(losses), torch.stack(list(losses.values())), taken)
@@ -257,3 +258,8 @@ class Learner:
             gradients = [p.grad for p in parameters if p.grad is not None]
             norms[f"{name}/grad_norm"] = total_norm(gradients) if gradients else torch.zeros((), device=self.device)
         return {"grad_norm": torch.stack([n.float() for n in norms.values()]).norm(), **norms}
+
+
+def _flags(embeddings: Embeddings) -> dict[str, Tensor]:
+    """For each column of vectors 0, or NaN where some of them are not finite."""
+    return {f"vectors/{name}": 0 * x.detach().sum() for name, x in embeddings.all.items()}

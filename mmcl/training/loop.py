@@ -201,7 +201,7 @@ class Trainer:
         encoder = Encoder(model, self.learner.device)
         with self.learner.opened(model):
             results = self.evaluate(encoder)
-        results |= self.validation(self.learner, model) if self.validation is not None else {}
+        results |= self.validation(self.learner, model, self.progress.say) if self.validation is not None else {}
         more = {} if spec is None else {"measured_ema": spec.evaluate}
         with first_process(self.run, self.step):
             if self.metrics is not None:

@@ -64,9 +64,18 @@ class Plan:
     checkpoints: int
     kept: int
     evaluations: int
+    validation: int | None
+    """Held-out samples of each evaluation; None where there are none, or nobody knows how many."""
 
 
-def make_plan(recipe: Recipe, model: MultiTower, objective: Objective, processes: int, epoch: int | None) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    model: MultiTower,
+    objective: Objective,
+    processes: int,
+    epoch: int | None,
+    validation: int | None = None,
+) -> Plan:
     """The plan of a recipe.
 
     Args:
@@ -75,6 +84,7 @@ def make_plan(recipe: Recipe, model: MultiTower, objective: Objective, processes
         objective: its objective, likewise.
         processes: that will train.
         epoch: samples of one, where that is known.
+        validation: samples that are held out, likewise.
     """
     batch, chunk = recipe.data.batch_size, recipe.training.chunk
     rows = distributed.share(batch, 0, processes)[1]
@@ -121,7 +131,10 @@ def make_plan(recipe: Recipe, model: MultiTower, objective: Objective, processes
         checkpoint=weights + average + slots,
         checkpoints=_checkpoints(recipe),
         kept=recipe.training.keep_checkpoints,
-        evaluations=_times(recipe.training.eval_every_steps, recipe.steps) if recipe.tasks else 0,
+        evaluations=_times(recipe.training.eval_every_steps, recipe.steps)
+        if recipe.tasks or recipe.data.held_out
+        else 0,
+        validation=validation,
     )
 
 

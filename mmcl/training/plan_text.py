@@ -38,6 +38,9 @@ def _length(plan: Plan) -> Iterator[str]:
     yield f"{plan.processes} process{'es' if plan.processes > 1 else ''}: {plan.rows:,} rows of a batch each{chunk}"
     kept = f", of which {min(plan.kept, plan.checkpoints)} stay" if plan.checkpoints > plan.kept else ""
     yield f"{plan.checkpoints:,} checkpoints of {size(plan.checkpoint)}{kept}; {plan.evaluations:,} evaluations"
+    if plan.validation is not None:
+        batches = plan.validation // plan.batch
+        yield f"validation: {plan.validation:,} samples in {batches:,} batches with each evaluation"
 
 
 def _memory(plan: Plan) -> Iterator[str]:

@@ -65,7 +65,7 @@ class Best:
     Args:
         run: where `checkpoints/best.json` says which it is.
         spec: how it is found.
-        rows: of the run's metrics so far; those count whose checkpoint is still there.
+        rows: of the run's metrics so far; the best one is among those whose checkpoint is still there.
     """
 
     def __init__(self, run: Run, spec: TrainingSpec, rows: list[Row]) -> None:
@@ -80,7 +80,13 @@ class Best:
             for row in rows:
                 if self.spec.metric in row and row["step"] in there:
                     self._meet(int(row["step"]), row[self.spec.metric])
+                elif "evaluated" in row and self.step is not None:
+                    self.without += 1
             self._write()
+        else:
+            with first_process(run, 0) as first:
+                if first:
+                    run.best.unlink(missing_ok=True)
 
     def meet(self, step: int, results: Mapping[str, float]) -> None:
         """Take up an evaluation.
@@ -90,13 +96,14 @@ class Best:
         """
         if self.spec is None:
             return
-        if self.spec.metric not in results:
+        known = self.spec.metric in results or self.spec.metric.startswith("validation/")  # a loss that is not finite
+        if not known:
             near = did_you_mean(self.spec.metric, results)
             raise MmclError(
                 f"training.best.metric: the tasks give no {self.spec.metric!r}{near} They give: {', '.join(results)}. "
                 f"The run goes on from here with another one: mmcl train {self.run.path} training.best=... --resume"
             )
-        if self._meet(step, results[self.spec.metric]):
+        if self._meet(step, results.get(self.spec.metric, math.nan)):
             self._write()
 
     def _meet(self, step: int, value: float) -> bool:

@@ -135,6 +135,27 @@ def test_patience_ends_a_run_and_says_so(
     assert results["train/ended_by_patience"] is True
 
 
+def test_patience_goes_on_where_it_was(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    """Also where checkpoints of the evaluations in between are gone."""
+    said = ["training.eval_every_steps=1", "training.best={metric: task/recall, patience: 4}"]
+    values = {step: 0.1 for step in range(9)} | {1: 0.9}
+    train(tiny(tmp_path / "run", *said, "training.keep_checkpoints=1", "training.samples=96"), values)
+    assert steps(tmp_path / "run") == [1, 3]
+    results = train(tiny(tmp_path / "run", *said, "training.keep_checkpoints=1"), values, resume=True)
+    assert results["train/ended_by_patience"] is True
+    assert steps(tmp_path / "run") == [1, 5]
+
+
+def test_a_best_that_is_no_longer_wanted_is_not_named(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    said = ["training.eval_every_steps=2", "training.keep_checkpoints=1"]
+    train(tiny(tmp_path / "run", *said, "training.best=task/recall"), {2: 0.9, 4: 0.4, 6: 0.3, 8: 0.1})
+    train(tiny(tmp_path / "run", *said, "training.samples=320"), {10: 0.1}, resume=True)
+    assert steps(tmp_path / "run") == [10]
+    (tmp_path / "run" / "recipe.yaml").write_text("")
+    with pytest.raises(MmclError, match="the run has no best checkpoint; training.best asks for one"):
+        checkpoints.chosen(tmp_path / "run" / "checkpoints" / "best")
+
+
 def test_a_best_that_no_task_gives_is_refused(tmp_path: Path, tiny: Callable[..., Recipe], task: Path) -> None:
     said = ["training.eval_every_steps=8", f"tasks=[{task}]"]
     with pytest.raises(MmclError, match="the tasks give no 'task/recal'; did you mean 'task/recall'"):

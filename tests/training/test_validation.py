@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from mmcl import workflow
 from mmcl.data import read_samples, write_shards
 from mmcl.errors import MmclError
 from mmcl.recipe import Recipe
-from mmcl.runs import Run
+from mmcl.runs import Run, build_model
+from mmcl.training.learner import Learner, Outcome
+from mmcl.training.validation import Validation
 from tests.conftest import Glyphs
 from tests.distributed_worker import run_processes
 from tests.training.test_resume import rows, same
@@ -97,7 +100,9 @@ def test_nothing_is_learned_and_nothing_remembered(
         assert [key for key, tensor in one.items() if not torch.equal(tensor, two[key])] == []
 
 
-def test_it_goes_on_chooses_the_best_and_ends_the_run(tmp_path: Path, held: Path, tiny: Callable[..., Recipe]) -> None:
+def test_it_goes_on_chooses_the_best_and_ends_the_run(
+    tmp_path: Path, held: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
     said = [f"data.validation={held / 'whole'}", "training.eval_every_steps=1", "schedule={name: constant, warmup: 2}"]
     best = ["training.best={metric: validation/loss, lower: true, patience: 2}", "optimizer.lr=1e-30"]
     run = workflow.train(tiny(tmp_path / "run", *said, *best))  # with which nothing becomes better
@@ -110,6 +115,11 @@ def test_it_goes_on_chooses_the_best_and_ends_the_run(tmp_path: Path, held: Path
     workflow.train(tiny(again, *said[1:], f"data.validation={held / 'broken'}", "training.samples=288"), resume=True)
     assert measured(again)[-1]["validation/bad_samples"] == 1
     assert "bad_samples" not in "".join(measured(again)[-2])
+    told = capsys.readouterr().err
+    assert f"goes on with another data.validation.shards: {held / 'broken'} instead of {held / 'whole'}" in told
+    assert "data.validation: of 1 of 64 samples something could not be used, first" in told
+    with pytest.raises(MmclError, match=r"data.validation, by whose loss training.best compares .* differ"):
+        workflow.train(tiny(again, *said, best[0]), resume=True)
 
 
 def ranks(said: list[tuple[Any, dict[str, str]]]) -> None:
@@ -141,7 +151,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path, held: Path, tiny: C
     [
         (
             ["data.batch_size=80", "training.samples=640"],
-            "data.validation: 70 samples are fewer than the 80 of a batch",
+            "data.validation: .*: 70 samples are fewer than the 80 of a batch",
         ),
         (
             ["training.best=validation/loss", "training.eval_every_steps=2"],
@@ -178,3 +188,125 @@ def test_sources_that_do_not_fit_those_of_training_are_refused(
         f"data.validation={{shards: '{shards}', modalities: {{image: png, text: txt}}}}",
     )
     assert len(recipe.data.held_out) == 1
+
+
+def test_samples_of_equal_keys_are_not_those_that_training_knows(
+    tmp_path: Path, held: Path, tiny: Callable[..., Recipe], glyphs: Glyphs
+) -> None:
+    """SogCLR remembers each sample by who it is: here by shard and key, which are the same in both."""
+    shard = sorted(Path(glyphs.train).glob("*.tar"))[0]
+    keys = [sample["__key__"] for sample in read_samples(shard)]
+    samples = [s for path in sorted((held / "whole").glob("*.tar")) for s in read_samples(path)]
+    for name, called in (("same", keys), ("other", [f"x{key}" for key in keys])):
+        write_shards(({**s, "__key__": key} for s, key in zip(samples, called, strict=False)), tmp_path / name, 1000)
+    modalities = "modalities: {image: png, text: txt}"
+    said = [f"data.train={{shards: '{shard}', {modalities}}}", "training.samples=1600"]
+    said += ["objective=[{contrast: {name: sogclr, rho: 8, gamma: 0.2}, temperature: 0.05}]"]
+    losses = []
+    for name in ("same", "other"):
+        source = f"data.validation={{shards: '{tmp_path / name}', {modalities}}}"
+        run = workflow.train(tiny(tmp_path / f"run {name}", *said, source))
+        losses.append(measured(run)[-1]["validation/loss"])
+    assert losses[0] == losses[1]
+
+
+def test_it_is_of_the_step_made_last(tmp_path: Path, held: Path, tiny: Callable[..., Recipe]) -> None:
+    """A term that ends with the run counts in its last evaluation, and one that begins later does not yet."""
+    terms = "objective=[{until_step: 8}, {contrast: sigmoid, from_step: 4}]"
+    run = workflow.train(
+        tiny(tmp_path / "run", f"data.validation={held / 'whole'}", terms, "training.eval_every_steps=4")
+    )
+    first, last = measured(run)
+    assert "validation/loss/cosine_sigmoid" not in first
+    assert first["validation/loss"] == first["validation/loss/cosine_softmax"]
+    assert last["validation/loss"] == pytest.approx(
+        last["validation/loss/cosine_softmax"] + last["validation/loss/cosine_sigmoid"]
+    )
+    best = "training.best={metric: validation/loss/cosine_sigmoid, lower: true}"
+    with pytest.raises(MmclError, match=r"in each evaluation: validation/loss, validation/loss/cosine_softmax"):
+        workflow.train(
+            tiny(tmp_path / "no", f"data.validation={held / 'whole'}", terms, best, "training.eval_every_steps=4")
+        )
+
+
+def test_too_many_samples_that_cannot_be_used_stop_the_run(
+    tmp_path: Path, held: Path, tiny: Callable[..., Recipe]
+) -> None:
+    said = [f"data.validation={held / 'broken'}", "data.max_bad=0.01"]
+    with pytest.raises(MmclError, match=r"data.validation: of 1 of 64 .* data.max_bad allows a share of 0.01"):
+        workflow.train(tiny(tmp_path / "run", *said))
+    assert (tmp_path / "run" / "checkpoints" / "step-00000008").is_dir()  # which was made before
+
+
+def test_batches_that_are_not_finite_are_told_and_are_not_the_best(
+    tmp_path: Path, held: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    judge = Learner.judge
+
+    def broken(learner: Learner, *more: Any) -> Outcome:
+        out = judge(learner, *more)
+        if learner.step != 4:
+            return out
+        names = [name in ("loss", "vectors/text") for name in out.names]
+        return out._replace(values=out.values.masked_fill(torch.tensor(names), math.nan), taken=torch.tensor(False))
+
+    monkeypatch.setattr(Learner, "judge", broken)
+    said = ["training.eval_every_steps=2", "training.best={metric: validation/loss, lower: true}"]
+    run = workflow.train(tiny(tmp_path / "run", f"data.validation={held / 'whole'}", *said))
+    told = capsys.readouterr().err
+    assert "left out as not finite: 2 batches; the tower of text gives vectors that are not finite" in told
+    assert measured(run)[1] == {"validation/n": 64, "validation/broken_batches": 2}
+    assert json.loads(Run(run).best.read_text())["step"] != 4
+
+
+def test_each_sample_counts_once_in_batches_of_its_source(
+    tmp_path: Path, held: Path, tiny: Callable[..., Recipe], glyphs: Glyphs
+) -> None:
+    """Two sources, of which one has no texts of its own but fonts."""
+    train = (
+        f"data.train=[{{shards: '{glyphs.train}', modalities: {{image: png, text: txt}}, weight: 2}},"
+        f" {{shards: '{glyphs.train}', modalities: {{image: png, font: 'json:style'}}, weight: 1}}]"
+    )
+    held_out = (
+        f"data.validation=[{{shards: '{held / 'whole'}', modalities: {{image: png, text: txt}}}},"
+        f" {{shards: '{held / 'whole'}', modalities: {{image: png, font: 'json:style'}}}}]"
+    )
+    small = "width: 32, layers: 1, heads: 2"
+    tokenizer = f"tokenizer: {{name: sentencepiece, model: '{glyphs.tokenizer}'}}"
+    tower = f"towers.font={{name: text_transformer, {tokenizer}, context_length: 16, {small}}}"
+    pairs = "objective=[{pairs: [[image, text]], temperature: 0.1}, {pairs: [[image, font]], temperature: 0.2}]"
+    said = [train, tower, pairs, "data.batches=by_source"]
+    recipe = tiny(tmp_path / "run", *said, held_out)
+    (row,) = measured(workflow.train(recipe))
+    assert row["validation/n"] == 128
+    parts = [row[f"validation/loss/cosine_softmax_{i}"] for i in range(2)]
+    assert row["validation/loss"] == pytest.approx(sum(parts) / 2)
+    seen = [key for s in Validation(recipe, build_model(recipe)).streams for b in s for key in b.keys]
+    assert set(Counter(seen).values()) <= {1, 2}
+    with pytest.raises(MmclError, match="data.validation.weight: each sample counts once"):
+        tiny(tmp_path / "run", *said, held_out.replace("}},", "}, weight: 1},"))
+    three = "objective=[{score: gram, anchor: image}]"
+    with pytest.raises(
+        MmclError, match="objective.0: no batch has all that gram_softmax compares, .* image, text; image"
+    ):
+        tiny(tmp_path / "run", *said[:2], "data.batches=by_source", three)
+
+
+def test_copies_are_drawn_as_in_training_and_the_same_each_time(
+    tmp_path: Path, held: Path, tiny: Callable[..., Recipe]
+) -> None:
+    said = ["data.copies={image: 2}", "objective=[clip, {pairs: [[image, image.2]], temperature: 0.1}]"]
+    recipe = tiny(tmp_path / "run", f"data.validation={held / 'whole'}", *said)
+    validation = Validation(recipe, build_model(recipe))
+    twice = []
+    for _ in range(2):
+        validation.streams[0].restore(validation._starts[0])
+        twice.append(torch.cat([torch.stack([b["image"], b["image.2"]]) for b in validation.streams[0]], 1))
+    assert torch.equal(*twice)
+    assert not torch.equal(twice[0][0], twice[0][1])
+
+
+def test_what_samples_show_has_to_be_said_of_both(tmp_path: Path, held: Path, tiny: Callable[..., Recipe]) -> None:
+    source = f"data.validation={{shards: '{held / 'whole'}', modalities: {{image: png, text: txt}}}}"
+    with pytest.raises(MmclError, match="data.validation.identity: data.train says which samples show the same thing"):
+        tiny(tmp_path, source, "data.train.identity=txt")
