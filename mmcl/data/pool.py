@@ -101,9 +101,8 @@ class Pool:
         self._few = window if isinstance(window, int) else 1  # shards of a window, as far as that is known before
         self._window: OpenWindow | None = None
         self._next: tuple[Cursor, Future[OpenWindow]] | None = None
-        self._order = lru_cache(maxsize=2)(
-            lambda epoch: shard_order(len(self.numbers), seed, epoch, window is not None, name)
-        )
+        count = len(self.numbers)  # of no self: shards are let go of when the last one lets go of the pool
+        self._order = lru_cache(maxsize=2)(lambda epoch: shard_order(count, seed, epoch, window is not None, name))
 
     def __len__(self) -> int:
         """Samples of one epoch."""

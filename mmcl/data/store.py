@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,7 +110,8 @@ class ShardSet:
         self._counts: dict[int, int] = {n: s.samples for n, s in enumerate(listed) if s.samples is not None}
         self._asked = False
         self.sizes = [_size(shard) for shard in listed]
-        self._file = lru_cache(maxsize=OPEN_FILES)(self._open_file)
+        # of no method: files are closed when the last one lets go, and not when Python next looks for circles
+        self._file = lru_cache(maxsize=OPEN_FILES)(partial(_open_file, self.listed, self.cache))
         self._wishes: dict[str, list[Listed]] = {}
         self._held: dict[str, list[dict[int, int]]] = {}
 
@@ -174,13 +175,7 @@ class ShardSet:
 
     def path(self, number: int) -> Path:
         """Where a shard lies on this machine."""
-        listed = self.listed[number]
-        if is_remote(listed.url):
-            assert self.cache is not None
-            return self.cache.fetch(listed.url, listed.sha256)
-        if not os.path.isfile(listed.url):
-            raise MmclError(f"data: {listed.url} is not there any more. Restore it, and resume.")
-        return Path(listed.url)
+        return _path(self.listed[number], self.cache)
 
     def prefetch(self, pool: str, numbers: Sequence[int]) -> None:
         """Have remote shards fetched in the background, in this order; beside what other pools wish."""
@@ -218,9 +213,6 @@ class ShardSet:
         opened = (self.open(number) for number in range(len(self.listed)))
         return [{"name": s.url.rpartition("/")[2], "samples": len(s), "digest": s.index.digest} for s in opened]
 
-    def _open_file(self, number: int) -> Descriptor:
-        return _persist(lambda: Descriptor(self.path(number)))
-
     def _load_index(self, number: int) -> ShardIndex:
         def load() -> ShardIndex:
             path = self.path(number)
@@ -230,6 +222,19 @@ class ShardSet:
                 raise MmclError(str(error).replace(str(path), self.listed[number].shown)) from None
 
         return _persist(load)
+
+
+def _path(listed: Listed, cache: ShardCache | None) -> Path:
+    if is_remote(listed.url):
+        assert cache is not None
+        return cache.fetch(listed.url, listed.sha256)
+    if not os.path.isfile(listed.url):
+        raise MmclError(f"data: {listed.url} is not there any more. Restore it, and resume.")
+    return Path(listed.url)
+
+
+def _open_file(listed: Sequence[Listed], cache: ShardCache | None, number: int) -> Descriptor:
+    return _persist(lambda: Descriptor(_path(listed[number], cache)))
 
 
 def _size(listed: Listed) -> int | None:

@@ -1,6 +1,10 @@
 """Batches: every sample once, the same whoever reads them, and nothing lost silently."""
 
+import gc
 import io
+import os
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -392,3 +396,29 @@ def test_an_older_iterator_does_not_repeat_what_a_newer_one_gave(shards: Path) -
     with pytest.raises(MmclError, match="iterated anew"):
         next(older)
     assert len(set(seen + keys(newer))) == 103
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which files are open")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_are_closed_with_the_stream(shards: Path, workers: int) -> None:
+    """At once, and not when Python next looks for circles, which it does ever more rarely in a long run."""
+
+    def read() -> None:
+        stream = Stream(Source(shards=str(shards), modalities=FIELDS), batch_size=8, workers=workers)
+        assert [len(batch) for batch in stream]
+        assert opened()
+
+    def opened() -> list[str]:
+        files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        return [file for file in files if file.startswith(str(shards))]
+
+    gc.collect()
+    gc.disable()
+    try:
+        read()
+        end = time.monotonic() + 5
+        while opened() and time.monotonic() < end:  # threads that read end a moment later
+            time.sleep(0.01)
+        assert not opened()
+    finally:
+        gc.enable()
