@@ -19,6 +19,7 @@ NEAR = 64 * 1024  # members that lie as near are read at once
 OPEN_FILES = 64
 ASKED_AT_ONCE = 16  # files beside shards
 EVICTIONS = 5  # in a row, of a shard that was just fetched
+GONE = "data: {} is not there any more. Restore it, and resume."
 T = TypeVar("T")
 
 
@@ -154,9 +155,11 @@ class ShardSet:
         try:
             self._file(number)  # an open file is not lost where a cache needs its room
             index = self._load_index(number)
+            resized = self.sizes[number] not in (None, _size(listed))
+        except FileNotFoundError:  # it goes just now
+            raise MmclError(GONE.format(listed.shown)) from None
         except OSError as error:
             raise MmclError(f"data: {listed.shown} cannot be read: {error.strerror}.") from None
-        resized = self.sizes[number] not in (None, _size(listed))
         replaced = self._digests.setdefault(number, index.digest) != index.digest
         if resized or (replaced and listed.digest is None):
             raise MmclError(f"data: {listed.shown} has changed while it was in use. Restore it, and resume.")
@@ -229,7 +232,7 @@ def _path(listed: Listed, cache: ShardCache | None) -> Path:
         assert cache is not None
         return cache.fetch(listed.url, listed.sha256)
     if not os.path.isfile(listed.url):
-        raise MmclError(f"data: {listed.url} is not there any more. Restore it, and resume.")
+        raise MmclError(GONE.format(listed.url))
     return Path(listed.url)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import mmcl
 from mmcl.data import SampleWindow, Source, Stream, write_shards
+from mmcl.data.store import ShardSet
 from mmcl.errors import MmclError
 from mmcl.types import Transform
 from tests.data.test_index import tar
@@ -354,6 +355,23 @@ def test_shards_that_vanish_end_the_stream_with_their_name(tmp_path: Path) -> No
         shard.unlink()
     with pytest.raises(MmclError, match=r"\.tar is not there any more"):
         list(running)
+
+
+def test_a_shard_that_vanishes_while_it_is_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Stream(
+        Source(shards=str(texts(tmp_path / "s", "a", 20)), modalities={"text": "txt"}), batch_size=5, workers=0
+    )
+    load = ShardSet._load_index
+
+    def slow(shards: ShardSet, number: int) -> Any:
+        index = load(shards, number)
+        for shard in (tmp_path / "s").glob("*.tar"):
+            shard.unlink()
+        return index
+
+    monkeypatch.setattr(ShardSet, "_load_index", slow)
+    with pytest.raises(MmclError, match=r"\.tar is not there any more"):
+        list(made)
 
 
 def test_the_first_shards_may_lack_a_modality_that_later_ones_have(tmp_path: Path) -> None:
