@@ -1,10 +1,6 @@
 """Batches: every sample once, the same whoever reads them, and nothing lost silently."""
 
-import gc
 import io
-import os
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,6 @@ from torch import Tensor
 
 import mmcl
 from mmcl.data import SampleWindow, Source, Stream, write_shards
-from mmcl.data.store import ShardSet
 from mmcl.errors import MmclError
 from mmcl.types import Transform
 from tests.data.test_index import tar
@@ -346,34 +341,6 @@ def test_problems_of_the_shards_are_told_once_by_the_first_process(tmp_path: Pat
     assert told[1] == []
 
 
-def test_shards_that_vanish_end_the_stream_with_their_name(tmp_path: Path) -> None:
-    folder = texts(tmp_path / "s", "a", 90)
-    source = Source(shards=str(folder), modalities={"text": "txt"}, window=1)
-    running = iter(Stream(source, batch_size=5, workers=1))
-    next(running)
-    for shard in folder.glob("*.tar"):
-        shard.unlink()
-    with pytest.raises(MmclError, match=r"\.tar is not there any more"):
-        list(running)
-
-
-def test_a_shard_that_vanishes_while_it_is_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Stream(
-        Source(shards=str(texts(tmp_path / "s", "a", 20)), modalities={"text": "txt"}), batch_size=5, workers=0
-    )
-    load = ShardSet._load_index
-
-    def slow(shards: ShardSet, number: int) -> Any:
-        index = load(shards, number)
-        for shard in (tmp_path / "s").glob("*.tar"):
-            shard.unlink()
-        return index
-
-    monkeypatch.setattr(ShardSet, "_load_index", slow)
-    with pytest.raises(MmclError, match=r"\.tar is not there any more"):
-        list(made)
-
-
 def test_the_first_shards_may_lack_a_modality_that_later_ones_have(tmp_path: Path) -> None:
     texts(tmp_path / "s" / "a", "a", 5)
     written(tmp_path / "s" / "b", [{"__key__": "b", "txt": "b", "png": picture(1)}])
@@ -414,29 +381,3 @@ def test_an_older_iterator_does_not_repeat_what_a_newer_one_gave(shards: Path) -
     with pytest.raises(MmclError, match="iterated anew"):
         next(older)
     assert len(set(seen + keys(newer))) == 103
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which files are open")
-@pytest.mark.parametrize("workers", [0, 2])
-def test_files_are_closed_with_the_stream(shards: Path, workers: int) -> None:
-    """At once, and not when Python next looks for circles, which it does ever more rarely in a long run."""
-
-    def read() -> None:
-        stream = Stream(Source(shards=str(shards), modalities=FIELDS), batch_size=8, workers=workers)
-        assert [len(batch) for batch in stream]
-        assert opened()
-
-    def opened() -> list[str]:
-        files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
-        return [file for file in files if file.startswith(str(shards))]
-
-    gc.collect()
-    gc.disable()
-    try:
-        read()
-        end = time.monotonic() + 5
-        while opened() and time.monotonic() < end:  # threads that read end a moment later
-            time.sleep(0.01)
-        assert not opened()
-    finally:
-        gc.enable()

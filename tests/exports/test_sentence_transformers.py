@@ -164,6 +164,7 @@ def test_texts_that_transformers_does_not_mend_are_left_to_mmcl(made: Make, tmp_
     assert types(tmp_path / "out") == [MODULE]
 
 
+@pytest.mark.slow
 def test_what_sentence_transformers_saves_again(
     folders: dict[str, str], models: dict[str, str], made: Make, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_what_sentence_transformers_saves_again(
         mmcl.load(tmp_path / "router")
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(models: dict[str, str], made: Make, tmp_path: Path) -> None:
     run = made(image=image(models["seen_vit"]), text=text(models["bert"], pool="mean"))
     one, two = (mmcl.export(run, "sentence_transformers", tmp_path / name)["files"] for name in ("one", "two"))

@@ -51,7 +51,8 @@ def run() -> dict[str, dict[str, list[Tensor]]]:
     return results
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
 def test_several_steps_are_those_of_one_process(processes: int, tmp_path: Path) -> None:
     expected, ranks = run(), run_processes(run, processes, tmp_path)
     for case in CASES:

@@ -310,6 +310,7 @@ def resumed(pairs: list[tuple[str, str]], said: dict[str, Any]) -> list[str]:
     return told
 
 
+@pytest.mark.slow
 def test_machines_that_do_not_share_the_folder_are_told(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
     """Otherwise one would go on, and the other begin."""
     recipe = tiny(tmp_path / "run", "training.samples=128", "training.checkpoint_every_steps=2")

@@ -190,6 +190,7 @@ def test_sources_that_do_not_fit_those_of_training_are_refused(
     assert len(recipe.data.held_out) == 1
 
 
+@pytest.mark.slow
 def test_samples_of_equal_keys_are_not_those_that_training_knows(
     tmp_path: Path, held: Path, tiny: Callable[..., Recipe], glyphs: Glyphs
 ) -> None:
