@@ -129,6 +129,7 @@ def dies(number: int) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_its_reader_is_told_on_and_costs_no_other() -> None:
     results = dict(every_shard(dies, [1, 2, 3, 4, 5], "dying", processes=2))
     assert results == {1: 1, 2: 2, 3: None, 4: 4, 5: 5}

@@ -187,7 +187,8 @@ def of_one_process(names: tuple[str, ...], size: int) -> dict[str, Any]:
     return {name: in_chunks(name, size, towers().double(), torch.float64, own) for name in names}
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
 def test_gradients_of_several_processes_are_those_of_one(processes: int, tmp_path: Path) -> None:
     """Of which one has no audio in any chunk, and so other chunks than the others."""
     names = tuple(OBJECTIVES)
