@@ -1,7 +1,7 @@
 """What a recipe says to no effect: it is refused, so that nothing is silently ignored."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from mmcl.data import Source
 from mmcl.losses import NEGATIVES, TARGETS
@@ -36,7 +36,7 @@ def of_a_term(term: LineSpec, names: list[str], sources: Sequence[Source]) -> It
                 )
 
 
-def of_carried(term: LineSpec, names: list[str], carried: Sequence[set[str]], apart: bool) -> str | None:
+def of_carried(term: LineSpec, names: list[str], carried: Sequence[Collection[str]], apart: bool) -> str | None:
     """What a person should know of a term into which no source brings anything.
 
     Args:

@@ -121,7 +121,7 @@ class Recipe(Spec):
 
     def _terms_misfits(self) -> Iterator[Told]:
         """What the terms cannot do with the rest, and what has no effect on any of them."""
-        fit = True
+        fit, carried = True, self.data.carried(self.data.sources)
         for number, term in enumerate(self.objective):
             try:
                 term.fits(self.names, dict.fromkeys(self.extras), self.data.mix, self.dim)
@@ -129,7 +129,6 @@ class Recipe(Spec):
                 fit = False
                 yield Told(("objective", number), str(error))
                 continue
-            carried = [self.data.carried(source) for source in self.data.sources]
             if (told := effects.of_carried(term, self.names, carried, self.data.batches == "by_source")) is not None:
                 yield Told(("objective", number), told)
             for key, message in effects.of_a_term(term, self.names, self.data.sources):

@@ -1,12 +1,13 @@
 """Parts of a recipe: what to train on, how long, and what to leave behind."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from mmcl.data import Batches, LastBatch, Source
 from mmcl.data.remote import ShardCache
-from mmcl.data.source import columns
+from mmcl.data.source import carried, columns
 from mmcl.data.store import default_cache
 from mmcl.errors import MmclError
 from mmcl.registry import Spec
@@ -101,10 +102,10 @@ class DataSpec(Spec):
         """All of them."""
         return self.train if isinstance(self.train, list) else [self.train]
 
-    def carried(self, source: Source) -> set[str]:
-        """Modalities, and copies of them, that samples of a source have."""
+    def carried(self, sources: Sequence[Source]) -> list[frozenset[str]]:
+        """Modalities, and copies of them, that samples of each of some sources can have."""
         names = columns(self.sources, self.copies)
-        return {name for modality in source.modalities for name in names[modality]}
+        return [carried(source, names) for source in sources]
 
     @property
     def modalities(self) -> list[str]:

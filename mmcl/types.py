@@ -86,7 +86,7 @@ class Batch:
     bad: list[Bad]  # what could not be used, and so is absent
     epoch: int = 0  # of the last row, from 0
     counts: dict[str, Int[Tensor, " batch"]] = field(default_factory=dict)
-    carried: frozenset[str] | None = None  # columns that rows of the global batch can have; None where all can
+    carried: frozenset[str] | None = None  # what rows of the global batch can have, and copies; None: anything
 
     def __getitem__(self, modality: str) -> Any:
         return self.columns[modality]

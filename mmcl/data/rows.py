@@ -14,7 +14,7 @@ from mmcl.data.order import digest
 from mmcl.data.pool import Ref
 from mmcl.data.remote import is_remote
 from mmcl.data.shards import is_pipe
-from mmcl.data.source import Choice, Selector, Source, chosen, columns, plain
+from mmcl.data.source import Choice, Selector, Source, carried, chosen, columns, plain
 from mmcl.data.store import Shard, ShardSet
 from mmcl.errors import AbsentError, BadSampleError, MmclError
 from mmcl.types import Bad, Draw, Transform, sample_id
@@ -79,7 +79,7 @@ class Reader:
         self.modalities = list(named)
         self.extras = list(dict.fromkeys(name for source in sources for name in source.extras))
         self.names = named | {name: [name] for name in self.extras}
-        self.carried = [frozenset(n for m in [*s.modalities, *s.extras] for n in self.names[m]) for s in self.sources]
+        self.carried = [carried(source, named) for source in self.sources]
         # the rows of a sample's texts are counted where all of them are asked for
         every = [x for s, x in zip(sources, self.selectors, strict=True) if s.captions == "all" and copies is None]
         texts = {m for selectors in every for m, selector in selectors.items() if selector.is_text}

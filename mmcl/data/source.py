@@ -110,6 +110,16 @@ def columns(sources: Sequence[Source], copies: Mapping[str, int]) -> dict[str, l
     return names
 
 
+def carried(source: Source, names: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Modalities, and copies of them, that samples of a source can have.
+
+    Args:
+        source: of the data.
+        names: of all copies of each modality, as `columns` gives them.
+    """
+    return frozenset(name for modality in source.modalities for name in names[modality])
+
+
 @dataclass(frozen=True)
 class Choice:
     """One place where a modality may lie: a member, or a field in it."""

@@ -144,7 +144,9 @@ def profiled(recipe: Recipe, warmup: int = 5, steps: int = 20, traced: int = 3, 
     changed: dict[str, Any] = {"samples": max(recipe.training.samples, (count + 1) * batch)}
     changed |= {"eval_every_steps": None, "best": None, "trackers": []}
     changed |= {f"checkpoint_every_{unit}": None for unit in ("steps", "samples", "minutes")}
-    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changed)})
+    parts = {"training": recipe.training.model_copy(update=changed)}
+    parts |= {"data": recipe.data.model_copy(update={"validation": None})}
+    recipe = recipe.model_copy(update=parts)
     with tempfile.TemporaryDirectory(prefix="mmcl-profile-") as folder:
         trainer = Trainer(recipe, Run(Path(folder)), lambda _: {})
         try:

@@ -96,8 +96,8 @@ class Best:
         """
         if self.spec is None:
             return
-        known = self.spec.metric in results or self.spec.metric.startswith("validation/")  # a loss that is not finite
-        if not known:
+        # a validation loss that is not there was not finite
+        if self.spec.metric not in results and not self.spec.metric.startswith("validation/"):
             near = did_you_mean(self.spec.metric, results)
             raise MmclError(
                 f"training.best.metric: the tasks give no {self.spec.metric!r}{near} They give: {', '.join(results)}. "

@@ -145,7 +145,7 @@ def metrics(recipe: Recipe) -> Iterator[str]:
     if not recipe.data.held_out:
         return
     yield f"{NAME}/loss"
-    carried = [recipe.data.carried(source) for source in recipe.data.held_out]
+    carried = recipe.data.carried(recipe.data.held_out)
     for title, term in zip(titles(recipe.objective), recipe.objective, strict=True):
         always = term.from_step == 0 and (term.until_step is None or term.until_step >= recipe.steps)
         if always and any(term.is_about(names, recipe.names) for names in carried):
