@@ -7,6 +7,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mmcl.errors import MmclError
+from mmcl.media.memory import Memory
+
+CACHED = 1 << 17  # values that are written at a time
 
 
 class Normalize(nn.Module):
@@ -19,34 +22,36 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        self._memory = Memory()
         self.shade: Tensor  # for pixels from 0 to 255
         self.scale: Tensor
         self.register_buffer("shade", torch.tensor(mean).view(-1, 1, 1) * 255, persistent=False)
         self.register_buffer("scale", 1 / (torch.tensor(std).view(-1, 1, 1) * 255), persistent=False)
 
     def forward(
-        self, rows: UInt8[Tensor, "batch channels height width"], out: Float[Tensor, "..."] | None = None
+        self, rows: UInt8[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Pixels in the dtype of this module.
 
+        On a CPU they are contiguous, channel by channel, whatever the layout of the pictures: convolutions over patches
+        are faster there. Their memory is used again once nobody holds them any more, and is written a few pictures at a
+        time, which stay in the cache.
+
         Args:
             rows: pictures.
-            out: where to write; new memory unless told.
 
         Raises:
-            MmclError: the pictures have other channels than the mean, or ``out`` has another shape.
+            MmclError: the pictures have other channels than the mean.
         """
-        pixels = torch.empty_like(rows, dtype=self.scale.dtype) if out is None else out
-        if rows.ndim != 4 or rows.shape[1] != len(self.shade) or pixels.shape != rows.shape:
+        if rows.ndim != 4 or rows.shape[1] != len(self.shade):
             raise MmclError(
-                f"pictures of shape {tuple(rows.shape)} cannot be normalised into {tuple(pixels.shape)} with a mean of "
-                f"{len(self.shade)} channels; give (batch, {len(self.shade)}, height, width), and `out` of that shape."
+                f"pictures of shape {tuple(rows.shape)} cannot be normalised with a mean of {len(self.shade)} "
+                f"channels; give (batch, {len(self.shade)}, height, width)."
             )
-        last = all(x.is_contiguous(memory_format=torch.channels_last) for x in (rows, pixels))
-        if not last or rows.device.type != "cpu" or torch.compiler.is_compiling():
-            return pixels.copy_(rows).sub_(self.shade).mul_(self.scale)
-        # a picture at a time stays in the cache, and constants as long as a line of pixels make the loop a vector one
-        shade, scale = (x.flatten().repeat(rows.shape[-1]) for x in (self.shade, self.scale))
-        for source, target in zip(rows.permute(0, 2, 3, 1), pixels.permute(0, 2, 3, 1), strict=True):
-            target.view(-1, len(shade)).copy_(source.reshape(-1, len(shade))).sub_(shade).mul_(scale)
+        if rows.device.type != "cpu" or torch.compiler.is_compiling():
+            return rows.to(self.scale.dtype, copy=True).sub_(self.shade).mul_(self.scale)
+        pixels = self._memory.empty(tuple(rows.shape), self.scale.dtype)
+        few = max(1, CACHED // max(1, rows[0:1].numel()))
+        for source, target in zip(rows.split(few), pixels.split(few), strict=True):
+            target.copy_(source).sub_(self.shade).mul_(self.scale)
         return pixels
