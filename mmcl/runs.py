@@ -12,9 +12,11 @@ checkpoints/
 """
 
 import contextlib
+import json
 import platform
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,7 +120,7 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
         raise MmclError(f"run: {run.path} cannot be a folder, since {blocking} is a file.")
     if not (run.path / "recipe.yaml").exists():
         return False
-    if _came_to_nothing(run):
+    if came_to_nothing(run):
         with holding(run, seconds=10):  # or it is only beginning; the other processes of this run ask, too, one by one
             return True
     if not resume:
@@ -128,6 +130,14 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
         )
     _same(run.recipe(), recipe, run.path)
     return False
+
+
+def identity(run: Run) -> str:
+    """What trackers and a mirror know the run by, so that it goes on there when it goes on here."""
+    path = run.path / "tracking.json"
+    if not path.exists():
+        write_json(path, {"id": uuid.uuid4().hex[:8]})
+    return json.loads(path.read_text())["id"]
 
 
 def changes(stored: Recipe, given: Recipe) -> list[str]:
@@ -240,7 +250,7 @@ def computing(device: str | torch.device | None) -> torch.device:
     return torch.device(device or accelerator or "cpu")
 
 
-def _came_to_nothing(run: Run) -> bool:
+def came_to_nothing(run: Run) -> bool:
     """Whether a run left neither a checkpoint nor a number."""
     rows = run.metrics.read_text().strip() if run.metrics.exists() else ""
     return not rows and not run.results.exists() and not any(run.checkpoints.glob("step-*"))

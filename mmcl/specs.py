@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mmcl.data import Batches, LastBatch, Source
-from mmcl.data.remote import ShardCache
+from mmcl.data.remote import ShardCache, is_http, is_remote, redact
 from mmcl.data.source import carried, columns
 from mmcl.data.store import default_cache
 from mmcl.errors import MmclError
@@ -187,10 +187,24 @@ class TrainingSpec(Spec):
     best: Annotated[BestSpec | None, BeforeValidator(_best)] = None
     """Keep the checkpoint at which a number of a task was best, too: its name, or a mapping. Each evaluation then
     leaves a checkpoint."""
+    mirror: str | None = None
+    """A URL (`s3://bucket/runs/mine`) where a copy of the run folder is kept: brought up to date after each checkpoint,
+    fetched with --resume where the run folder is not there any more."""
     processes: Count | None = None
     """Refuse to start with another number of processes."""
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
     """Where rows go beside metrics.jsonl."""
+
+    @field_validator("mirror")
+    @classmethod
+    def _mirror_is_remote(cls, value: str | None) -> str | None:
+        if value is not None and (not is_remote(value) or is_http(value)):
+            said = redact(value) if "://" in value else value
+            raise MmclError(
+                f"{said!r} is no place for a copy: say a URL that can be written, as s3://bucket/runs/mine. On a disk "
+                "that outlives the machine the run folder itself can lie: run=DIR."
+            )
+        return value
 
     @model_validator(mode="after")
     def _trackers_once(self) -> "TrainingSpec":

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from mmcl import distributed
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.files import write_json
 from mmcl.model import Encoder
@@ -14,6 +15,7 @@ from mmcl.runs import Run, changes, check_free, create, holding
 from mmcl.stops import Stops
 from mmcl.tasks import Task, load_task
 from mmcl.training import Trainer, validation
+from mmcl.training.mirror import fetch, mirrored
 from mmcl.training.saving import first_process
 
 
@@ -60,9 +62,11 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False, st
     for task in measurement.tasks:
         check_task(task, measurement.tasks, recipe)
     check_best(measurement.tasks, recipe)
-    run = Run(Path(recipe.run))
+    run, mirror = Run(Path(recipe.run)), recipe.training.mirror
+    fetched = fetch(mirror, run, resume) if mirror is not None else None
     anew = check_free(run, recipe, resume)
     trainer = Trainer(recipe, run, measurement, resume)
+    trainer.notes += [told for told in distributed.collect(fetched) if told is not None]  # by one of each machine
     if not trainer.begins:
         trainer.notes += changes(run.recipe(), recipe)
     if anew and not resume:
@@ -76,6 +80,8 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False, st
                 run.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(holding(run))
                 create(run, recipe, trainer.model, trainer.begins)
+                if mirror is not None:
+                    trainer.saving.mirror = stack.enter_context(mirrored(mirror, run))
         numbers = trainer.train(stops)
         with first_process(run, trainer.step) as first:
             if first:

@@ -13,6 +13,7 @@ from mmcl.errors import MmclError, did_you_mean
 from mmcl.files import sync, write_json
 from mmcl.runs import Run
 from mmcl.specs import TrainingSpec
+from mmcl.training.mirror import Mirror
 from mmcl.training.progress import Row
 from mmcl.training.state import Files
 
@@ -28,6 +29,8 @@ class Saving:
     def __init__(self, run: Run, spec: TrainingSpec) -> None:
         self.run, self.spec = run, spec
         self.number, self.last = 0, time.monotonic()
+        self.mirror: Mirror | None = None
+        """On the first process, where the recipe wants one."""
 
     def due(self, step: int, before: int, samples: int) -> bool:
         """Whether the recipe wants a checkpoint after a step, by which the samples seen went from `before` on."""
@@ -56,6 +59,8 @@ class Saving:
                     if path.exists():  # a power cut leaves no checkpoint that is newer than its rows
                         sync(path)
                 checkpoints.write(self.run.checkpoints, step, files, known, self.spec.keep_checkpoints, best)
+                if self.mirror is not None:
+                    self.mirror.due()
         self.number, self.last = self.number + 1, time.monotonic()
 
 

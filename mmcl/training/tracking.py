@@ -1,9 +1,7 @@
 """Rows of metrics.jsonl to other trackers as well, through accelerate's."""
 
-import json
 import os
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
@@ -13,10 +11,9 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from mmcl.errors import MmclError
-from mmcl.files import write_json
 from mmcl.overrides import flat
 from mmcl.recipe import Recipe
-from mmcl.runs import Run
+from mmcl.runs import Run, identity
 from mmcl.training.progress import Metrics, Row
 from mmcl.training.saving import writing
 
@@ -114,8 +111,8 @@ def _begun(name: str, recipe: Recipe, run: Run, step: int) -> GeneralTracker:
     project = os.environ.get("WANDB_PROJECT", PROJECT) if name == "wandb" else PROJECT
     said: dict[str, dict[str, Any]] = {
         "tensorboard": {"logging_dir": str(run.path), "purge_step": step + 1 if step else None},
-        "wandb": {"name": who, "id": _identity(run), "resume": "allow", "dir": str(run.path)},
-        "trackio": {"name": f"{who}-{_identity(run)}", "resume": "allow", "embed": False},
+        "wandb": {"name": who, "id": identity(run), "resume": "allow", "dir": str(run.path)},
+        "trackio": {"name": f"{who}-{identity(run)}", "resume": "allow", "embed": False},
     }
     try:
         tracker = LOGGER_TYPE_TO_CLASS[name]("tensorboard" if name == "tensorboard" else project, **said[name])
@@ -129,14 +126,6 @@ def _begun(name: str, recipe: Recipe, run: Run, step: int) -> GeneralTracker:
             "without a server wandb runs with WANDB_MODE=offline."
         ) from None
     return tracker
-
-
-def _identity(run: Run) -> str:
-    """What trackers know the run by, so that it goes on there when it goes on here."""
-    path = run.path / "tracking.json"
-    if not path.exists():
-        write_json(path, {"id": uuid.uuid4().hex[:8]})
-    return json.loads(path.read_text())["id"]
 
 
 def settings(recipe: Recipe) -> dict[str, str | int | float | bool]:

@@ -88,7 +88,7 @@ def list_remote(pattern: str, patience: Patience = PATIENCE) -> list[str]:
 
     def attempt() -> list[str]:
         with explained(pattern, patience.timeout):
-            names = _below(system, folder, depth, patience.timeout)
+            names = below(system, folder, depth, patience.timeout)
             return sorted(system.unstrip_protocol(name) for name in names if fits.fullmatch(name))
 
     urls = persist(attempt, pattern, patience)
@@ -98,7 +98,7 @@ def list_remote(pattern: str, patience: Patience = PATIENCE) -> list[str]:
     return urls
 
 
-def _below(system: Any, folder: str, depth: int, timeout: float) -> Iterator[str]:
+def below(system: Any, folder: str, depth: int = sys.maxsize, timeout: float = 60) -> Iterator[str]:
     """Files below a folder, so many levels deep.
 
     fsspec's own ``find`` and ``glob`` leave out sub-folders that cannot be listed, without a word.
