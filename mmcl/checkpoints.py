@@ -85,6 +85,8 @@ def prune(folder: Path, keep: int, best: int | None = None) -> None:
     for path in listed(folder)[:-keep]:
         if path != _path(folder, best):
             shutil.rmtree(path)
+    for path in folder.glob(".step-*.partial"):  # of a process that was killed while it wrote
+        shutil.rmtree(path)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

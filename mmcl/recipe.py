@@ -3,9 +3,9 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from mmcl import bundled, effects
@@ -29,7 +29,7 @@ class Recipe(Spec):
 
     run: str
     """The run folder."""
-    seed: int = 0
+    seed: Annotated[int, Field(gt=-(2**40), lt=2**40)] = 0
     """Of the weights, the order of samples and their augmentation."""
     dim: Count
     """Width of the shared space."""

@@ -1,5 +1,6 @@
 """report.html of a run: one file, no scripts, nothing loaded from elsewhere."""
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -70,7 +71,12 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Rows of a file, without one that a killed process has begun."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def _template() -> jinja2.Template:

@@ -119,6 +119,11 @@ def check_free(run: Run, recipe: Recipe, resume: bool) -> bool:
     if blocking is not None:
         raise MmclError(f"run: {run.path} cannot be a folder, since {blocking} is a file.")
     if not (run.path / "recipe.yaml").exists():
+        if not came_to_nothing(run):
+            raise MmclError(
+                f"{run.path} holds checkpoints or rows of a run whose recipe.yaml is gone, and a run is never "
+                "overwritten. Put its recipe back, or choose another folder with run=DIR."
+            )
         return False
     if came_to_nothing(run):
         with holding(run, seconds=10):  # or it is only beginning; the other processes of this run ask, too, one by one
@@ -137,7 +142,10 @@ def identity(run: Run) -> str:
     path = run.path / "tracking.json"
     if not path.exists():
         write_json(path, {"id": uuid.uuid4().hex[:8]})
-    return json.loads(path.read_text())["id"]
+    try:
+        return json.loads(path.read_text())["id"]
+    except (ValueError, KeyError, TypeError):
+        raise MmclError(f"{path} is damaged; without it the run is another one to trackers and mirrors.") from None
 
 
 def changes(stored: Recipe, given: Recipe) -> list[str]:
@@ -252,7 +260,7 @@ def computing(device: str | torch.device | None) -> torch.device:
 
 def came_to_nothing(run: Run) -> bool:
     """Whether a run left neither a checkpoint nor a number."""
-    rows = run.metrics.read_text().strip() if run.metrics.exists() else ""
+    rows = run.metrics.read_bytes().strip() if run.metrics.exists() else b""
     return not rows and not run.results.exists() and not any(run.checkpoints.glob("step-*"))
 
 
@@ -328,8 +336,11 @@ def _same(stored: Recipe, given: Recipe, path: Path) -> None:
     if before["optimizer"]["name"] != now["optimizer"]["name"]:  # which could not read what the other remembers
         different.append("optimizer.name")
     if different:
+        one, two = (dict(flat({key: side[key] for key in side if key in different})) for side in (before, now))
+        keys = [key for key in {**one, **two} if key not in one or key not in two or one[key] != two[key]]
+        where = ", ".join([*keys, *(key for key in different if key not in now)])
         raise MmclError(
-            f"{path} was made with another recipe: {', '.join(different)} differ. Resume it with its own "
+            f"{path} was made with another recipe: {where} differ. Resume it with its own "
             f"(mmcl train {path} --resume), or choose another folder with run=DIR."
         )
 

@@ -1,12 +1,12 @@
 """The main job, put together: a recipe in, a trained, measured and reported run out."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mmcl import distributed
-from mmcl.errors import MmclError, did_you_mean
+from mmcl import checkpoints, distributed
+from mmcl.errors import MmclError, StoppedError, did_you_mean
 from mmcl.files import write_json
 from mmcl.model import Encoder
 from mmcl.recipe import Recipe, load_recipe
@@ -64,7 +64,7 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False, st
     check_best(measurement.tasks, recipe)
     run, mirror = Run(Path(recipe.run)), recipe.training.mirror
     fetched = fetch(mirror, run, resume) if mirror is not None else None
-    anew = check_free(run, recipe, resume)
+    there, anew = checkpoints.listed(run.checkpoints), check_free(run, recipe, resume)
     trainer = Trainer(recipe, run, measurement, resume)
     trainer.notes += [told for told in distributed.collect(fetched) if told is not None]  # by one of each machine
     if not trainer.begins:
@@ -77,23 +77,64 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False, st
         stops = stops or stack.enter_context(Stops())
         with first_process(run, trainer.step) as first:
             if first:
-                run.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(holding(run))
-                create(run, recipe, trainer.model, trainer.begins)
-                if mirror is not None:
-                    trainer.saving.mirror = stack.enter_context(mirrored(mirror, run))
-        numbers = trainer.train(stops)
+                _begin(stack, trainer, there)
+        with _reporting(run, measurement.tasks):
+            numbers = trainer.train(stops)
         with first_process(run, trainer.step) as first:
             if first:
                 _finish(run, numbers, measurement)
     return run.path
 
 
+def _begin(stack: ExitStack, trainer: Trainer, there: Sequence[Path]) -> None:
+    """Make a run's folder, and hold it.
+
+    Args:
+        stack: as long as which it is held, and mirrored.
+        trainer: what trains there.
+        there: checkpoints that it has seen there.
+    """
+    run, mirror = trainer.run, trainer.recipe.training.mirror
+    run.path.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(holding(run))
+    if checkpoints.listed(run.checkpoints) != there:
+        raise MmclError(f"{run.path} was trained by another process while this one began. Begin again, with --resume.")
+    create(run, trainer.recipe, trainer.model, trainer.begins)
+    if mirror is not None:
+        trainer.saving.mirror = stack.enter_context(mirrored(mirror, run))
+
+
+@contextmanager
+def _reporting(run: Run, tasks: Sequence[Task]) -> Iterator[None]:
+    """Write a report where the run ends early, too."""
+    try:
+        yield
+    except (MmclError, StoppedError):
+        if distributed.rank() == 0:
+            with suppress(Exception):  # what ended the run is worth more, and may be why this fails
+                _report(run, tasks)
+        raise
+
+
 def _finish(run: Run, numbers: dict[str, float], measurement: Measurement) -> None:
     """Write what the run came to."""
     write_json(run.results, nest(numbers, {task.name: task.key for task in measurement.tasks}))
     write_json(run.examples, measurement.examples)
-    write_report(run, {task.name: task.spec.title for task in measurement.tasks})
+    _report(run, measurement.tasks)
+
+
+def report(path: Path) -> Path:
+    """Write the report of a run anew, from what lies in its folder: of one that was killed, say.
+
+    Raises:
+        MmclError: this is no run folder.
+    """
+    run = Run(path)
+    return _report(run, [load_task(name) for name in run.recipe().tasks])
+
+
+def _report(run: Run, tasks: Sequence[Task]) -> Path:
+    return write_report(run, {task.name: task.spec.title for task in tasks})
 
 
 def nest(numbers: dict[str, float], keys: dict[str, str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ app = App(
     help_format="plaintext",
 )
 app.command("mmcl.cli.train:train", name="train", help="Train a recipe, measure its tasks and write a report.")
+app.command("mmcl.cli.report:report", name="report", help="Write the report of a run anew.")
 app.command("mmcl.cli.evaluate:evaluate", name="eval", help="Measure a run on tasks.")
 app.command("mmcl.cli.embed:embed", name="embed", help="Write embeddings and metadata of shards.")
 app.command("mmcl.cli.export:export", name="export", help="Hand a run on as a folder that other libraries open.")

@@ -88,7 +88,8 @@ def find_shards(patterns: str | Path | Sequence[str | Path], where: str = "data"
     if missing:
         names = ", ".join(map(shown, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise MmclError(
-            f"{where}: {len(missing)} of {len(urls)} shards of {str(said)!r} are missing: {names}. {advice}"
+            f"{where}: {len(missing)} of {len(urls)} shards of {str(said)!r} are missing: {names} (looked for from "
+            f"{Path.cwd()}). {advice}"
         )
     places = Counter(url if is_remote(url) else os.path.abspath(url) for url in urls if not is_stream(url))
     repeated = next((place for place, count in places.items() if count > 1), None)

@@ -108,23 +108,26 @@ def read_run(path: Path) -> Tensors:
         path: the run's folder, or one of its checkpoints.
 
     Raises:
-        MmclError: it has no checkpoint, or no averaged weights yet.
+        MmclError: it has no checkpoint.
     """
     checkpoint = checkpoints.chosen(path)
     path, _ = checkpoints.place(path)
     if checkpoint is None:
         if not (path / "environment.json").is_file():  # which a run has from its first second on
             raise MmclError(f"{path} is no run: it has a recipe.yaml alone. An export has a manifest.json beside it.")
+        if damaged := checkpoints.listed(path / "checkpoints"):
+            names = ", ".join(one.name for one in damaged)
+            raise MmclError(
+                f"{path}: none of its checkpoints is whole ({names}); their files are not what was written."
+            )
         raise MmclError(f"{path} has no checkpoint yet. Train it on with: mmcl train {path} --resume")
     recipe = YAML(typ="safe", pure=True).load((path / "recipe.yaml").read_text(encoding="utf-8"))
     ema = recipe["training"].get("ema")
-    kind = "ema.module." if isinstance(ema, dict) and ema.get("evaluate") else "model."
     weights = checkpoint.tensors("weights")
+    kind = "ema.module." if isinstance(ema, dict) and ema.get("evaluate") else "model."
+    if not any(name.startswith(kind) for name in weights):  # the average begins with the weights of this checkpoint
+        kind = "model."
     own = {k.removeprefix(kind): t for k, t in weights.items() if k.startswith(kind)}
-    if not own:
-        raise MmclError(
-            f"{path}: {checkpoint.path.name} has no averaged weights yet. Train it on with: mmcl train {path} --resume"
-        )
     said = f"{path} ({checkpoint.path.name}{', averaged' if kind != 'model.' else ''})"
     return Tensors(said, own, (checkpoint.path / "weights.safetensors",))
 

@@ -64,6 +64,7 @@ class Trainer:
         self.bad = BadSamples(run.bad_samples, recipe.data.max_bad)
         self.saving = Saving(run, recipe.training)
         self.seconds, self.epoch, self.skipped = 0.0, 0, 0
+        self.postponed = False  # a checkpoint, until a step is taken again
         self.window = Window(0, 0, self.learner.device)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -147,7 +148,8 @@ class Trainer:
         results: dict[str, float] | None = None
         batches, agreement = iter(self.stream), distributed.Agreement(2)
         if self._measured(self.step) and (last.get("step") != self.step or "evaluated" not in last):
-            results = self._measure()  # which the run was stopped before
+            with self.window.resting():
+                results = self._measure()  # which the run was stopped before
         while self.step < steps and not self.best.settled:
             stop, save = agreement.on(stops.heard, self.saving.wanted())
             before = self.stream.samples_seen
@@ -164,9 +166,10 @@ class Trainer:
             if self._logged(self.step):
                 self._log()
             due = self.saving.due(self.step, before, self.stream.samples_seen) or self.saving.agreed(save)
-            if due or stop or self.step == steps:  # before measuring, which may fail
+            now = bool(stop) or self.step == steps or (self._measured(self.step) and self.best.spec is not None)
+            if due or now or self.postponed:  # before measuring, which may fail
                 with self.window.resting():
-                    self._save()
+                    self._save(now)
             if stop and self.step < steps:
                 agreement.end()
                 raise StoppedError(
@@ -274,8 +277,11 @@ class Trainer:
                 f"{when}: {samples:,} samples; not usable: {in_words(totals)}{dropped}; see {self.run.bad_samples}"
             )
 
-    def _save(self) -> None:
-        self._look()
+    def _save(self, now: bool) -> None:
+        """Leave a checkpoint, which takes a good one's place: amid steps that are left out only if it must be now."""
+        self.postponed = self._look().open and not now
+        if self.postponed:
+            return
         files, known = state.taken(self.learner)
         known |= {
             "seconds": self.seconds,

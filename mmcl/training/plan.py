@@ -88,7 +88,7 @@ def make_plan(
     """
     batch, chunk = recipe.data.batch_size, recipe.training.chunk
     rows = distributed.share(batch, 0, processes)[1]
-    chunk = None if chunk is None or chunk >= batch else chunk
+    chunk = None if chunk is None or chunk >= rows else chunk
     at_once, per_sample = min(chunk or rows, rows), _rows_of_a_sample(recipe, model)
     forms = {m: transform.empty(1) for m, transform in model.transforms(train=True).items()}
     shares = per_sample if recipe.data.batches == "mixed" else _rows_of_a_sample(recipe, model, whole=True)

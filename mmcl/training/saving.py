@@ -166,7 +166,8 @@ def writing(run: Run, step: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = Path(error.filename) if isinstance(error.filename, str) else run.path
+        named = error.filename2 or error.filename  # the second one is what a copy is written to
+        where = Path(named) if isinstance(named, str) else run.path
         what = "free some space there" if error.errno in FULL else "make it writable"
         begun = checkpoints.listed(run.checkpoints)
         raise MmclError(

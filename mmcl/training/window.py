@@ -26,6 +26,8 @@ class Found:
     """Steps that were left out."""
     streak: int
     """Most of them one after another, those before the window included."""
+    open: bool
+    """Whether the last step is one of them."""
     step: int
     """The first of them."""
     broken: dict[str, float]
@@ -88,10 +90,11 @@ class Window:
             sums.update(dict(zip(names, values, strict=True)))
             counts.update(dict.fromkeys(names, count))
         means = {name: sums[name] / count for name, count in counts.items() if count and not _is_flag(name)}
-        skipped, _, longest = map(int, pulled["skipped"])
+        skipped, streak, longest = map(int, pulled["skipped"])
         firsts = [(int(step), dict(zip(names, v, strict=True))) for names, (*v, step) in pulled["broken"] if step]
         step, numbers = min(firsts, key=itemgetter(0), default=(0, {}))
-        return Found(means, skipped, longest, step, {n: x for n, x in numbers.items() if not math.isfinite(x)})
+        broken = {n: x for n, x in numbers.items() if not math.isfinite(x)}
+        return Found(means, skipped, longest, streak > 0, step, broken)
 
     def state(self) -> dict[str, Any]:
         """All of it, as JSON can hold it; waits for the device."""

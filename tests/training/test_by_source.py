@@ -93,7 +93,7 @@ def test_means_of_several_steps_are_of_the_batches_that_a_term_is_about(
 
 def test_another_kind_of_batches_is_another_run(tmp_path: Path, both: Callable[..., Recipe]) -> None:
     run = workflow.train(both(tmp_path / "run", "training.samples=33"))
-    with pytest.raises(MmclError, match="made with another recipe: data differ"):
+    with pytest.raises(MmclError, match="made with another recipe: data.batches differ"):
         workflow.train(both(run, "training.samples=33", "data.batches=mixed"), resume=True)
 
 

@@ -1,21 +1,23 @@
 """Steps that are broken are left out whole, counted and named; a run that breaks on and on stops."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmcl import distributed, workflow
+from mmcl import checkpoints, distributed, workflow
 from mmcl.errors import MmclError
 from mmcl.losses import LossOutput, Objective
 from mmcl.recipe import Recipe
 from mmcl.runs import Run
 from mmcl.training import Trainer
 from mmcl.training.collapse import signs
+from mmcl.training.state import check_weights
 from tests.distributed_worker import run_processes
 
 REMEMBER: list[Any] = [
@@ -54,11 +56,14 @@ def broken_at(monkeypatch: pytest.MonkeyPatch, steps: set[int], value: float = f
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("normed", [False, True], ids=["vit", "batch_norm"])
 def test_a_broken_step_changes_nothing(
-    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, value: float
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, value: float, normed: bool
 ) -> None:
     recipe = tiny(tmp_path / "run").model_dump(mode="json")
     recipe |= {"objective": REMEMBER}
+    if normed:  # statistics of batches, which move in the forward pass
+        recipe["towers"]["image"] = {"name": "timm_image", "model": "resnet10t", "image_size": 32, "weights": "random"}
     trainer = Trainer(Recipe.model_validate(recipe), Run(tmp_path / "run"), lambda _: {})
     broken_at(monkeypatch, {1}, value)
     batches = iter(trainer.stream)
@@ -73,6 +78,44 @@ def test_a_broken_step_changes_nothing(
     after = everything(trainer)
     moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[2][name])}
     assert {"model", "objective"} <= moved
+    statistics = [name for name in before[0] if name.endswith("running_var")]
+    assert bool(statistics) == normed
+    assert not any(torch.equal(before[0][name], before[1][name]) for name in statistics)
+
+
+def test_statistics_that_overflow_are_put_back_and_never_saved(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(tmp_path / "run", "training.ema={decay: 0.5, evaluate: true}").model_dump(mode="json")
+    recipe["towers"]["image"] = {"name": "timm_image", "model": "resnet10t", "image_size": 32, "weights": "random"}
+    forward, calls = nn.BatchNorm2d.forward, iter(range(1000))
+
+    def overflowing(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
+        return forward(self, x * math.inf if next(calls) == 30 else x)
+
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", overflowing)
+    run = workflow.train(Recipe.model_validate(recipe))
+    monkeypatch.undo()
+    assert rows(run)[-1]["skipped_steps"] == 1
+    checkpoint = checkpoints.latest(Run(run).checkpoints)
+    assert checkpoint is not None
+    assert [name for name, x in checkpoint.tensors("weights").items() if not x.isfinite().all()] == []
+    trainer = Trainer(Recipe.model_validate(recipe), Run(run), lambda _: {}, resume=True)
+    name, broken = next((n, b) for n, b in trainer.model.named_buffers() if n.endswith("running_mean"))
+    broken.fill_(math.nan)
+    with pytest.raises(MmclError, match=f"step 8: {name} is not finite, so no checkpoint was written"):
+        check_weights(trainer.learner)
+
+
+def test_no_checkpoint_takes_a_good_one_s_place_amid_broken_steps(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a rate that is too large leaves is finite and useless; the run goes on from before it."""
+    broken_at(monkeypatch, {2, 3, 6, 7})
+    run = workflow.train(tiny(tmp_path / "run", "training.checkpoint_every_steps=1", "training.keep_checkpoints=9"))
+    assert [path.name[-1] for path in checkpoints.listed(Run(run).checkpoints)] == ["1", "2", "5", "6", "8"]
+    again = tiny(tmp_path / "two", "training.checkpoint_every_steps=3", "training.keep_checkpoints=9")
+    assert [path.name[-1] for path in checkpoints.listed(Run(workflow.train(again)).checkpoints)] == ["5", "6", "8"]
 
 
 def test_broken_steps_are_counted_named_and_left_out_of_the_means(
@@ -95,14 +138,14 @@ def test_a_run_that_breaks_on_and_on_stops_with_the_weights_of_before(
     broken_at(monkeypatch, set(range(3, 9)))
     more = ["training.skip_nonfinite=2", "training.checkpoint_every_steps=1", "training.log_every_steps=4"]
     with pytest.raises(
-        MmclError, match=r"step 5: .*is nan.*left out: 3; training.skip_nonfinite allows 2.*step-00000005"
+        MmclError, match=r"step 5: .*is nan.*left out: 3; training.skip_nonfinite allows 2.*step-00000003"
     ):
         workflow.train(tiny(tmp_path / "run", *more))
     (run := Run(tmp_path / "run")).recipe()
-    assert max(run.checkpoints.glob("step-*")).name == "step-00000005"
+    assert max(run.checkpoints.glob("step-*")).name == "step-00000003"  # not those of the broken steps
     monkeypatch.undo()
     workflow.train(str(run.path), resume=True)
-    assert rows(run.path)[-1]["skipped_steps"] == 2
+    assert rows(run.path)[-1]["skipped_steps"] == 0
 
 
 def test_what_breaks_is_named(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
