@@ -77,11 +77,12 @@ class Mirror:
             of_checkpoint = name.parts[0] == "checkpoints" and file != self.run.best
             if of_checkpoint or any(part.startswith(".") for part in name.parts) or not file.is_file():
                 continue
-            stat = file.stat()
-            version = stat.st_size, stat.st_mtime_ns
-            if self._sent.get(str(name)) != version:
-                self._send(file, str(name))
-                self._sent[str(name)] = version
+            with contextlib.suppress(FileNotFoundError):  # it is no longer there
+                stat = file.stat()
+                version = stat.st_size, stat.st_mtime_ns
+                if self._sent.get(str(name)) != version:
+                    self._send(file, str(name))
+                    self._sent[str(name)] = version
 
     def _send_checkpoints(self) -> None:
         """Those that are not there; what is there and not here is removed."""
@@ -92,6 +93,7 @@ class Mirror:
                 if self._there.get(name) == sums:
                     continue
                 self._remove(name)
+                self._there[name] = None
                 for part in [*sorted(json.loads(sums)), SUMS]:
                     self._send(path / part, f"{name}/{part}")
                 self._there[name] = sums
@@ -169,7 +171,9 @@ def fetch(url: str, run: Run, resume: bool, patience: Patience = PATIENCE) -> st
     run.path.mkdir(parents=True, exist_ok=True)
     begun = run.path / ".fetching"  # is there while what is here is not all that is there
     with filelock.FileLock(run.path / ".fetch.lock"):
-        if (run.path / "recipe.yaml").exists() and not came_to_nothing(run) and not begun.exists():
+        if not came_to_nothing(run) and not begun.exists():
+            if not (run.path / "recipe.yaml").exists():
+                return None  # which `check_free` refuses
             mine = [checkpoints.step_of(path) for path in checkpoints.listed(run.checkpoints)]
             if json.loads(read_remote(f"{url}/tracking.json", patience=patience) or b"{}").get("id") != identity(run):
                 raise MmclError(f"{said} another run than {run.path}. Choose another place with training.mirror=URL.")
