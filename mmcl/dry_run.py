@@ -70,6 +70,8 @@ def dry_run(recipe: Recipe | str | Path, *overrides: str, resume: bool = False) 
         _look_at_folder(recipe, resume)
     with found.looking():
         check_installed(recipe.training.trackers)
+    if recipe.training.mirror is not None:
+        found.unchecked.append("that training.mirror can be written, and holds no other run")
     with found.looking():
         check_precision(recipe.training.precision, "gpu" if torch.accelerator.is_available() else "cpu")
     if distributed.launched()[1] > 1:

@@ -24,8 +24,8 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
         titles: of the tasks, by name.
     """
     rows, warnings, bad = (_lines(path) for path in (run.metrics, run.warnings, run.bad_samples))
-    examples = json.loads(run.examples.read_text()) if run.examples.exists() else {}
-    environment = json.loads((run.path / "environment.json").read_text())["packages"]
+    examples = _object(run.examples)
+    packages = _object(run.path / "environment.json").get("packages", {})
     last = rows[-1] if rows else {}
     measured = {name: _metrics(rows, name) for name in titles}
     groups = training(rows)
@@ -46,12 +46,12 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
         bad=last.get("bad_samples", 0),
         skipped=last.get("skipped_steps", 0),
         warnings=[*warnings],
-        reasons=Counter(one["reason"] for one in bad).most_common(REASONS),
+        reasons=Counter(one.get("reason", "?") for one in bad).most_common(REASONS),
         bad_samples=bad[-BAD:],
-        best=json.loads(run.best.read_text()) if run.best.exists() else None,
+        best=_object(run.best) or None,
         average=next((row["measured_ema"] for row in reversed(rows) if "measured_ema" in row), None),
-        version=environment["mmcl"],
-        torch=environment["torch"],
+        version=packages.get("mmcl", "?"),
+        torch=packages.get("torch", "?"),
         groups={name: group for name, group in groups.items() if group[1]},
         tasks=[
             {
@@ -73,10 +73,18 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Rows of a file, without one that a killed process has begun."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """What a file says; nothing, where it is not there or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _template() -> jinja2.Template:

@@ -198,7 +198,7 @@ class TrainingSpec(Spec):
     @field_validator("mirror")
     @classmethod
     def _mirror_is_remote(cls, value: str | None) -> str | None:
-        if value is not None and (not is_remote(value) or is_http(value)):
+        if value is not None and (not is_remote(value) or is_http(value) or not value.partition("://")[2].strip("/")):
             said = redact(value) if "://" in value else value
             raise MmclError(
                 f"{said!r} is no place for a copy: say a URL that can be written, as s3://bucket/runs/mine. On a disk "

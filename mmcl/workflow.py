@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mmcl.stops import Stops
 from mmcl.tasks import Task, load_task
 from mmcl.training import Trainer, validation
 from mmcl.training.mirror import fetch, mirrored
-from mmcl.training.saving import first_process
+from mmcl.training.saving import first_process, writing
 
 
 class Measurement:
@@ -63,7 +64,10 @@ def train(recipe: Recipe | str | Path, *overrides: str, resume: bool = False, st
         check_task(task, measurement.tasks, recipe)
     check_best(measurement.tasks, recipe)
     run, mirror = Run(Path(recipe.run)), recipe.training.mirror
-    fetched = fetch(mirror, run, resume) if mirror is not None else None
+    fetched = None
+    if mirror is not None:
+        with writing(run, 0):
+            fetched = fetch(mirror, run, partial(check_free, recipe=recipe, resume=True), resume)
     there, anew = checkpoints.listed(run.checkpoints), check_free(run, recipe, resume)
     trainer = Trainer(recipe, run, measurement, resume)
     trainer.notes += [told for told in distributed.collect(fetched) if told is not None]  # by one of each machine

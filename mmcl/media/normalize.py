@@ -48,7 +48,7 @@ class Normalize(nn.Module):
                 f"pictures of shape {tuple(rows.shape)} cannot be normalised with a mean of {len(self.shade)} "
                 f"channels; give (batch, {len(self.shade)}, height, width)."
             )
-        if rows.device.type != "cpu" or torch.compiler.is_compiling():
+        if rows.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             return rows.to(self.scale.dtype, copy=True).sub_(self.shade).mul_(self.scale)
         pixels = self._memory.empty(tuple(rows.shape), self.scale.dtype)
         few = max(1, CACHED // max(1, rows[0:1].numel()))

@@ -4,8 +4,8 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +14,12 @@ import filelock
 from mmcl import checkpoints
 from mmcl.data.remote import Patience, download, names_below, read_remote, redact, remove, upload
 from mmcl.errors import MmclError
+from mmcl.files import replacing_folder
 from mmcl.runs import Run, came_to_nothing, holding, identity
 
-SUMS = "checksums.json"
+SUMS, BEST, WHO = "checksums.json", "checkpoints/best.json", "tracking.json"
+OWN = re.compile(r"[^/.][^/]*|(assets|tensorboard|wandb|checkpoints/step-\d{8,})/.+|checkpoints/best\.json")
+"""Names of a run's files; what else lies below its URL is somebody else's."""
 PATIENCE = Patience(attempts=4)  # the next checkpoint tries again
 _log = logging.getLogger(__name__)
 
@@ -24,69 +27,81 @@ _log = logging.getLogger(__name__)
 class Mirror:
     """What keeps the copy of a run up to date, in a thread of its own.
 
-    Small files go first, then checkpoints, the newest one first, each with its checksums last: at any instant the
-    newest one that has them is whole, and rows reach beyond it. What a server refuses is said and tried again with the
-    next checkpoint; the run does not wait for it.
+    Small files go first, then the checkpoints that were there before them, the newest one first, each with its
+    checksums last: at any instant the newest one that has them is whole, and rows reach up to it. What a server refuses
+    is said and tried again with the next checkpoint; the run does not wait for it.
 
     Args:
         url: of the copy's folder.
-        run: what is copied.
+        run: what is copied; its folder is there.
         patience: how long failures are borne.
+
+    Raises:
+        MmclError: the copy is not this run's, or cannot be written.
     """
 
     def __init__(self, url: str, run: Run, patience: Patience) -> None:
         self.url, self.run, self.patience = url.rstrip("/"), run, patience
-        self._sent: dict[str, tuple[int, int]] = {}  # small files, as they were
-        self._there = {path: self._sums(path) for path in self._checkpoints(names_below(self.url, patience))}
+        names = _names(self.url, patience)
+        check_owner(self.url, names, identity(run), patience)
+        self._files: dict[str, object] = {BEST: None} if BEST in names else {}
+        """What is there besides checkpoints, and how it was here when it was sent; the rest is sent once more."""
+        self._there = {f"checkpoints/{step}": self._sums(step) for step in _steps(names)}
+        """Checksums of the checkpoints that are there, whole or not."""
+        self._pending = False
+        self._failed = ""
+        self._send_files()  # a server that takes nothing is found before the first step
         self._pool = ThreadPoolExecutor(1, "mmcl-mirror")
-
-    def begin(self) -> None:
-        """Send what describes the run, so that a server that takes nothing is found before the first step.
-
-        Raises:
-            MmclError: it does not.
-        """
-        identity(self.run)
-        try:
-            self._send_files()
-        except MmclError as error:
-            raise MmclError(f"training.mirror: {error}") from None
 
     def due(self) -> None:
         """Bring the copy up to date, soon."""
-        self._pool.submit(self._update)
+        if not self._pending:  # or the one that waits does it
+            self._pending = True
+            self._future = self._pool.submit(self._update)
 
     def finish(self) -> None:
-        """Bring the copy up to date, and wait for it."""
+        """Bring the copy up to date, wait for it, and say so where it is not."""
         self.due()
+        if wait([self._future], timeout=5).not_done:
+            _log.warning("training.mirror: waiting until %s is up to date", redact(self.url))
         self._pool.shutdown()
+        if self._failed:
+            _log.warning(
+                "training.mirror: %s is NOT up to date at the end of the run: %s Keep %s, and go on with --resume.",
+                *(redact(self.url), self._failed, self.run.path),
+            )
 
     def _update(self) -> None:
+        self._pending, self._failed = False, ""
         try:
+            here = checkpoints.listed(self.run.checkpoints)  # before their rows are sent
             self._send_files()
-            self._send_checkpoints()
+            self._send_checkpoints({f"checkpoints/{path.name}": path for path in here})
         except MmclError as error:
-            _log.warning("training.mirror: %s The run goes on, and the next checkpoint tries again.", error)
-        except Exception:  # a thread's would be seen by nobody
+            self._failed = str(error)
+            _log.warning("training.mirror: %s The next checkpoint tries again.", error)
+        except Exception as error:  # a thread's would be seen by nobody
+            self._failed = f"{type(error).__name__}: {error}."
             _log.exception("training.mirror: %s is not up to date", redact(self.url))
 
     def _send_files(self) -> None:
         """All but the checkpoints and what is hidden, where it has changed."""
-        for file in sorted(self.run.path.rglob("*")):
-            name = file.relative_to(self.run.path)
-            of_checkpoint = name.parts[0] == "checkpoints" and file != self.run.best
-            if of_checkpoint or any(part.startswith(".") for part in name.parts) or not file.is_file():
-                continue
+        here = {str(file.relative_to(self.run.path)): file for file in self.run.path.rglob("*") if file.is_file()}
+        here = {name: file for name, file in sorted(here.items()) if OWN.fullmatch(name) and not _hidden(name)}
+        here = {name: file for name, file in here.items() if not name.startswith("checkpoints/step-")}
+        for name, file in here.items():
             with contextlib.suppress(FileNotFoundError):  # it is no longer there
                 stat = file.stat()
                 version = stat.st_size, stat.st_mtime_ns
-                if self._sent.get(str(name)) != version:
-                    self._send(file, str(name))
-                    self._sent[str(name)] = version
+                if self._files.get(name) != version:
+                    self._send(file, name)
+                    self._files[name] = version
+        for name in [name for name in self._files if name not in here]:
+            remove(f"{self.url}/{name}", self.patience)
+            del self._files[name]
 
-    def _send_checkpoints(self) -> None:
+    def _send_checkpoints(self, here: dict[str, Path]) -> None:
         """Those that are not there; what is there and not here is removed."""
-        here = {f"checkpoints/{path.name}": path for path in checkpoints.listed(self.run.checkpoints)}
         for name, path in reversed(here.items()):  # the newest one matters most
             with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place
                 sums = (path / SUMS).read_bytes()
@@ -115,14 +130,8 @@ class Mirror:
         for part in sorted(parts, key=lambda part: part != SUMS):
             remove(f"{self.url}/{name}/{part}", self.patience)
 
-    def _sums(self, name: str) -> bytes | None:
-        return read_remote(f"{self.url}/{name}/{SUMS}", patience=self.patience)
-
-    @staticmethod
-    def _checkpoints(names: set[str]) -> list[str]:
-        """Those of which there is anything."""
-        found = (re.match(r"checkpoints/step-\d{8,}(?=/)", name) for name in names)
-        return sorted({one[0] for one in found if one is not None})
+    def _sums(self, step: str) -> bytes | None:
+        return read_remote(f"{self.url}/checkpoints/{step}/{SUMS}", patience=self.patience)
 
 
 @contextmanager
@@ -130,23 +139,28 @@ def mirrored(url: str, run: Run) -> Iterator[Mirror]:
     """Keep a copy while the run goes on; it is up to date at the end, however that comes.
 
     Raises:
-        MmclError: the copy cannot be written.
+        MmclError: the copy is not this run's, or cannot be written.
     """
-    mirror = Mirror(url, run, PATIENCE)
-    mirror.begin()
+    try:
+        mirror = Mirror(url, run, PATIENCE)
+    except MmclError as error:
+        raise MmclError(f"training.mirror: {error}") from None
     try:
         yield mirror
     finally:
         mirror.finish()
 
 
-def fetch(url: str, run: Run, resume: bool, patience: Patience = PATIENCE) -> str | None:
+def fetch(
+    url: str, run: Run, check: Callable[[Run], object], resume: bool, patience: Patience = PATIENCE
+) -> str | None:
     """Bring a run back from its copy, where this machine has none of it. Processes of a machine come one by one.
 
     Args:
         url: of the copy's folder.
-        run: what is to go on.
-        resume: whether it may.
+        run: what is to go on; its folder is afterwards whole, or as it was.
+        check: refuses a run that was fetched and is not to go on, before it is put in place.
+        resume: whether a run may go on.
         patience: how long failures are borne.
 
     Returns:
@@ -157,39 +171,83 @@ def fetch(url: str, run: Run, resume: bool, patience: Patience = PATIENCE) -> st
             cannot be read.
     """
     url = url.rstrip("/")
-    names = names_below(url, patience)
-    whole = sorted({name.split("/")[1] for name in names if re.fullmatch(rf"checkpoints/step-\d{{8,}}/{SUMS}", name)})
-    if not whole:
-        return None
-    steps = sorted(map(checkpoints.step_of, map(Path, whole)))
+    names = _names(url, patience)
+    whole = [step for step in _steps(names) if f"checkpoints/{step}/{SUMS}" in names]
+    steps = [0, *(int(step.removeprefix("step-")) for step in whole)]
     said = f"training.mirror: {redact(url)} holds"
+    if WHO not in names:
+        return None  # nothing, or what `Mirror` refuses
     if not resume:
         raise MmclError(
             f"{said} a run already (step {steps[-1]}), and a run is never overwritten. Go on with it with --resume, or "
             "choose another place with training.mirror=URL."
         )
-    run.path.mkdir(parents=True, exist_ok=True)
-    begun = run.path / ".fetching"  # is there while what is here is not all that is there
-    with filelock.FileLock(run.path / ".fetch.lock"):
-        if not came_to_nothing(run) and not begun.exists():
-            if not (run.path / "recipe.yaml").exists():
-                return None  # which `check_free` refuses
-            mine = [checkpoints.step_of(path) for path in checkpoints.listed(run.checkpoints)]
-            if json.loads(read_remote(f"{url}/tracking.json", patience=patience) or b"{}").get("id") != identity(run):
-                raise MmclError(f"{said} another run than {run.path}. Choose another place with training.mirror=URL.")
-            if mine and steps[-1] > mine[-1]:
-                raise MmclError(
-                    f"{said} step {steps[-1]} of this run, and {run.path} only step {mine[-1]}. To go on from there, "
-                    "move this folder away and resume; to go on from here, choose another place with "
-                    "training.mirror=URL."
-                )
-            if mine:
-                return None
-        with holding(run, seconds=10):
-            begun.touch()
-            parts = [name for name in names if not name.startswith("checkpoints/") or name.split("/")[1] in whole]
-            parts += [name for name in names if name == "checkpoints/best.json"]
-            for name in sorted(parts, key=lambda name: name.endswith(SUMS)):
-                download(f"{url}/{name}", run.path / name, patience)
-            begun.unlink()
-    return f"{run.path} was fetched from {redact(url)}, with checkpoints of steps {', '.join(map(str, steps))}"
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(run.path.with_name(f".{run.path.name}.fetch.lock")):
+        if not came_to_nothing(run):
+            if (run.path / "recipe.yaml").exists():
+                check_owner(url, names, identity(run), patience)
+                _check_behind(run, steps[-1], said)
+            return None
+        nobody_else = holding(run, seconds=10) if run.path.exists() else contextlib.nullcontext()
+        with nobody_else, replacing_folder(run.path) as fetched:
+            for name in names:
+                if not name.startswith("checkpoints/step-") or name.split("/")[1] in whole:
+                    download(f"{url}/{name}", fetched / name, patience)
+            try:
+                check(Run(fetched))
+            except MmclError as error:
+                why = str(error).replace(str(fetched), str(run.path))
+                raise MmclError(f"{said} a run that is not to go on so: {why}") from None
+    return f"{run.path} was fetched from {redact(url)}, step {steps[-1]}"
+
+
+def check_owner(url: str, names: list[str], who: str, patience: Patience) -> None:
+    """Refuse a copy that is not of a run.
+
+    Args:
+        url: of the copy's folder.
+        names: of files that are there.
+        who: the run's identity.
+        patience: how long failures are borne.
+
+    Raises:
+        MmclError: it is another run's, or nobody knows whose.
+    """
+    if not names:
+        return
+    try:
+        there = json.loads(read_remote(f"{url}/{WHO}", patience=patience) or b"{}")["id"]
+    except (ValueError, KeyError, TypeError):
+        there = None
+    if there != who:
+        what = "another run" if there else "files that are no copy of a run"
+        raise MmclError(
+            f"{redact(url)} holds {what}, which would be mixed with this one. Choose another place with "
+            "training.mirror=URL."
+        )
+
+
+def _check_behind(run: Run, step: int, said: str) -> None:
+    mine = [checkpoints.step_of(path) for path in checkpoints.listed(run.checkpoints)]
+    if step > (mine[-1] if mine else 0):
+        raise MmclError(
+            f"{said} step {step} of this run, and {run.path} only {f'step {mine[-1]}' if mine else 'rows'}. To go on "
+            "from there, move this folder away and resume; to go on from here, choose another place with "
+            "training.mirror=URL."
+        )
+
+
+def _names(url: str, patience: Patience) -> list[str]:
+    """Those of a run below a URL, and anything else that lies there itself."""
+    return sorted(name for name in names_below(url, patience) if OWN.fullmatch(name))
+
+
+def _steps(names: list[str]) -> list[str]:
+    """Checkpoints of which there is anything, oldest first."""
+    found = {name.split("/")[1] for name in names if name.startswith("checkpoints/step-")}
+    return sorted(found, key=lambda step: int(step.removeprefix("step-")))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))

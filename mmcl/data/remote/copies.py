@@ -15,15 +15,16 @@ def names_below(url: str, patience: Patience = PATIENCE) -> set[str]:
     Raises:
         MmclError: the server cannot be asked.
     """
-    system, folder = locate(f"{url.rstrip('/')}/")
-    folder = f"{folder.rstrip('/')}/"
 
     def attempt() -> set[str]:
         try:
             with explained(url, patience.timeout):
-                return {name.removeprefix(folder) for name in below(system, folder, timeout=patience.timeout)}
+                system, folder = locate(f"{url.rstrip('/')}/")
+                folder = f"{folder.rstrip('/')}/"
+                names = {name.removeprefix(folder) for name in below(system, folder, timeout=patience.timeout)}
         except MissingFileError:
             return set()
+        return {name for name in names if name and not name.endswith("/")}  # some stores have marks of folders
 
     return persist(attempt, url, patience)
 
