@@ -95,6 +95,7 @@ def test_the_copy_is_the_run_and_goes_on_bit_for_bit(
     assert there(memory) == shown(run)
 
 
+@pytest.mark.slow
 def test_at_any_instant_the_newest_checkpoint_is_whole(
     tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

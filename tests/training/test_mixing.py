@@ -146,6 +146,7 @@ def test_what_matters_is_what_a_patch_has_of_the_text() -> None:
         torch.testing.assert_close(found[row], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["", ", by: text"])
 def test_a_run_with_mixed_pictures_goes_on_as_it_would_have(
     tmp_path: Path, tiny: Callable[..., Recipe], by: str

@@ -100,6 +100,7 @@ def test_nothing_is_learned_and_nothing_remembered(
         assert [key for key, tensor in one.items() if not torch.equal(tensor, two[key])] == []
 
 
+@pytest.mark.slow
 def test_it_goes_on_chooses_the_best_and_ends_the_run(
     tmp_path: Path, held: Path, tiny: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
