@@ -18,6 +18,7 @@ from mmcl.errors import MmclError
 from mmcl.files import replacing_folder, sha256_of
 
 FORMAT = 2
+SUMS = "checksums.json"  # of the other files of a checkpoint, which is whole where they fit
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +73,7 @@ def write(
             save_tensors(tensors, partial / f"{name}.safetensors")
         (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
         sums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
-        (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
+        (partial / SUMS).write_text(json.dumps(sums, indent=1))
     for path in listed(folder):
         if path > final:  # of a future that was damaged and did not happen
             shutil.rmtree(path)
@@ -118,7 +119,7 @@ def latest(folder: Path) -> Checkpoint | None:
 def _whole(path: Path) -> Checkpoint | None:
     """A checkpoint, where its files are what was written."""
     try:
-        sums = json.loads((path / "checksums.json").read_text())
+        sums = json.loads((path / SUMS).read_text())
         if "state.json" in sums and all(sha256_of(path / name) == expected for name, expected in sums.items()):
             return Checkpoint(path, json.loads((path / "state.json").read_text()))
     except (OSError, ValueError, AttributeError):

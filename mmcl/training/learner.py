@@ -78,9 +78,11 @@ class Learner:
         parameters = optimizer.over([self.model, self.objective], self.model.lr_factors())
         self.optimizer = self.accelerator.prepare(apart_(parameters))
         self.owners, self.settings = self._owners(), settings(self.optimizer)
-        self._kept = set(self.model.state_dict())
+        kept = self.model.state_dict().keys()
+        self.buffers = {name: x for name, x in self.model.named_buffers() if name in kept}
+        """What of the towers is kept and does not learn, such as the statistics of batch normalisation."""
+        self._before: list[Tensor] = []  # the same, as the step began: forward passes move it
         self.step = 0
-        self._before: dict[str, Tensor] = {}  # what moves in forward passes (statistics of batches), as the step began
         self._losses: dict[str, Tensor] = {}  # of the step that is being made
         self.seen: dict[str, Tensor] = {}  # of the last step that was looked at
         torch.manual_seed(recipe.seed * 1_000_003 + distributed.rank())  # dropout differs between processes
@@ -111,7 +113,7 @@ class Learner:
             look: leave in `seen` where the embeddings lie, and which term moves them.
         """
         self.model.at_step(self.step)
-        self._before = {name: x.clone() for name, x in self.buffers().items()}
+        self._before = [x.clone() for x in self.buffers.values()]
         rows = present_rows(batch, self.names, self.device)
         extras, mixed = self._extras(batch, rows), self._mix_(batch, rows)
         chunks = self._chunks(batch, rows)
@@ -224,8 +226,8 @@ class Learner:
         scaled = self.accelerator.scaler is not None  # which looks at gradients alone
         taken = norm.isfinite() if scaled else norm.isfinite() & self._losses["loss"].isfinite()
         self._move(taken)
-        for name, x in self.buffers().items():
-            x.copy_(torch.where(taken, x, self._before[name]))
+        for x, before in zip(self.buffers.values(), self._before, strict=True):
+            x.copy_(torch.where(taken, x, before))
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.after_step_(taken)
         if self.average is not None:  # weights that stayed move it as any others
@@ -245,10 +247,6 @@ class Learner:
             del optimizer.found_inf
         elif bool(taken):
             self.optimizer.step()
-
-    def buffers(self) -> dict[str, Tensor]:
-        """What of the towers is kept and does not learn, such as the statistics of batch normalisation."""
-        return {name: x for name, x in self.model.named_buffers() if name in self._kept}
 
     def _owners(self) -> dict[str, list[Tensor]]:
         """What the optimizer moves, by tower and of the objective."""

@@ -148,8 +148,7 @@ class Trainer:
         results: dict[str, float] | None = None
         batches, agreement = iter(self.stream), distributed.Agreement(2)
         if self._measured(self.step) and (last.get("step") != self.step or "evaluated" not in last):
-            with self.window.resting():
-                results = self._measure()  # which the run was stopped before
+            results = self._measure()  # which the run was stopped before
         while self.step < steps and not self.best.settled:
             stop, save = agreement.on(stops.heard, self.saving.wanted())
             before = self.stream.samples_seen
@@ -177,8 +176,7 @@ class Trainer:
                     f"mmcl train {self.run.path} --resume"
                 )
             if self._measured(self.step):
-                with self.window.resting():
-                    results = self._measure()
+                results = self._measure()
         if self.best.settled and self.step < steps:
             self.progress.say(
                 f"training.best: {self.best.without} evaluations in a row brought nothing better than step "
@@ -202,15 +200,16 @@ class Trainer:
         if average is not None and spec is not None and spec.evaluate:
             model = average.model
         encoder = Encoder(model, self.learner.device)
-        with self.learner.opened(model):
-            results = self.evaluate(encoder)
-        results |= self.validation(self.learner, model, self.progress.say) if self.validation is not None else {}
         more = {} if spec is None else {"measured_ema": spec.evaluate}
-        with first_process(self.run, self.step):
-            if self.metrics is not None:
-                step = {"step": self.step, "samples": self.stream.samples_seen}
-                self.metrics.extend({**step, **results, **more})
-        self.best.meet(self.step, results)
+        with self.window.resting():
+            with self.learner.opened(model):
+                results = self.evaluate(encoder)
+            results |= self.validation(self.learner, model, self.progress.say) if self.validation is not None else {}
+            with first_process(self.run, self.step):
+                if self.metrics is not None:
+                    step = {"step": self.step, "samples": self.stream.samples_seen}
+                    self.metrics.extend({**step, **results, **more})
+            self.best.meet(self.step, results)
         return results
 
     def _log(self) -> None:

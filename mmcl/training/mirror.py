@@ -17,9 +17,10 @@ from mmcl.errors import MmclError
 from mmcl.files import replacing_folder
 from mmcl.runs import Run, came_to_nothing, holding, identity
 
-SUMS, BEST, WHO = "checksums.json", "checkpoints/best.json", "tracking.json"
-OWN = re.compile(r"[^/.][^/]*|(assets|tensorboard|wandb|checkpoints/step-\d{8,})/.+|checkpoints/best\.json")
-"""Names of a run's files; what else lies below its URL is somebody else's."""
+BEST, WHO = "checkpoints/best.json", "tracking.json"
+FILE = re.compile(r"(?!.*/\.)([^/.][^/]*|(assets|tensorboard|wandb)/.+|checkpoints/best\.json)")
+OF_CHECKPOINT = re.compile(r"checkpoints/(step-\d{8,})/.+")
+"""These and those are names of a run's files; what else lies below its URL is somebody else's."""
 PATIENCE = Patience(attempts=4)  # the next checkpoint tries again
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Mirror:
     def __init__(self, url: str, run: Run, patience: Patience) -> None:
         self.url, self.run, self.patience = url.rstrip("/"), run, patience
         names = _names(self.url, patience)
-        check_owner(self.url, names, identity(run), patience)
+        _check_owner(self.url, names, identity(run), patience)
         self._files: dict[str, object] = {BEST: None} if BEST in names else {}
         """What is there besides checkpoints, and how it was here when it was sent; the rest is sent once more."""
         self._there = {f"checkpoints/{step}": self._sums(step) for step in _steps(names)}
@@ -86,9 +87,8 @@ class Mirror:
 
     def _send_files(self) -> None:
         """All but the checkpoints and what is hidden, where it has changed."""
-        here = {str(file.relative_to(self.run.path)): file for file in self.run.path.rglob("*") if file.is_file()}
-        here = {name: file for name, file in sorted(here.items()) if OWN.fullmatch(name) and not _hidden(name)}
-        here = {name: file for name, file in here.items() if not name.startswith("checkpoints/step-")}
+        files = {str(file.relative_to(self.run.path)): file for file in sorted(self.run.path.rglob("*"))}
+        here = {name: file for name, file in files.items() if FILE.fullmatch(name) and file.is_file()}
         for name, file in here.items():
             with contextlib.suppress(FileNotFoundError):  # it is no longer there
                 stat = file.stat()
@@ -104,12 +104,12 @@ class Mirror:
         """Those that are not there; what is there and not here is removed."""
         for name, path in reversed(here.items()):  # the newest one matters most
             with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place
-                sums = (path / SUMS).read_bytes()
+                sums = (path / checkpoints.SUMS).read_bytes()
                 if self._there.get(name) == sums:
                     continue
                 self._remove(name)
                 self._there[name] = None
-                for part in [*sorted(json.loads(sums)), SUMS]:
+                for part in [*sorted(json.loads(sums)), checkpoints.SUMS]:
                     self._send(path / part, f"{name}/{part}")
                 self._there[name] = sums
         for name in [name for name in self._there if name not in here]:
@@ -127,11 +127,11 @@ class Mirror:
     def _remove(self, name: str) -> None:
         """Remove a checkpoint from the copy, of which nothing is whole from the first removal on."""
         parts = names_below(f"{self.url}/{name}", self.patience)
-        for part in sorted(parts, key=lambda part: part != SUMS):
+        for part in sorted(parts, key=lambda part: part != checkpoints.SUMS):
             remove(f"{self.url}/{name}/{part}", self.patience)
 
     def _sums(self, step: str) -> bytes | None:
-        return read_remote(f"{self.url}/checkpoints/{step}/{SUMS}", patience=self.patience)
+        return read_remote(f"{self.url}/checkpoints/{step}/{checkpoints.SUMS}", patience=self.patience)
 
 
 @contextmanager
@@ -172,37 +172,38 @@ def fetch(
     """
     url = url.rstrip("/")
     names = _names(url, patience)
-    whole = [step for step in _steps(names) if f"checkpoints/{step}/{SUMS}" in names]
-    steps = [0, *(int(step.removeprefix("step-")) for step in whole)]
+    whole = [step for step in _steps(names) if f"checkpoints/{step}/{checkpoints.SUMS}" in names]
+    newest = checkpoints.step_of(Path(whole[-1])) if whole else 0
     said = f"training.mirror: {redact(url)} holds"
     if WHO not in names:
         return None  # nothing, or what `Mirror` refuses
     if not resume:
         raise MmclError(
-            f"{said} a run already (step {steps[-1]}), and a run is never overwritten. Go on with it with --resume, or "
+            f"{said} a run already (step {newest}), and a run is never overwritten. Go on with it with --resume, or "
             "choose another place with training.mirror=URL."
         )
     run.path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(run.path.with_name(f".{run.path.name}.fetch.lock")):
         if not came_to_nothing(run):
             if (run.path / "recipe.yaml").exists():
-                check_owner(url, names, identity(run), patience)
-                _check_behind(run, steps[-1], said)
+                _check_owner(url, names, identity(run), patience)
+                _check_behind(run, newest, said)
             return None
         nobody_else = holding(run, seconds=10) if run.path.exists() else contextlib.nullcontext()
         with nobody_else, replacing_folder(run.path) as fetched:
             for name in names:
-                if not name.startswith("checkpoints/step-") or name.split("/")[1] in whole:
+                step = OF_CHECKPOINT.fullmatch(name)
+                if step is None or step[1] in whole:
                     download(f"{url}/{name}", fetched / name, patience)
             try:
                 check(Run(fetched))
             except MmclError as error:
                 why = str(error).replace(str(fetched), str(run.path))
                 raise MmclError(f"{said} a run that is not to go on so: {why}") from None
-    return f"{run.path} was fetched from {redact(url)}, step {steps[-1]}"
+    return f"{run.path} was fetched from {redact(url)}, step {newest}"
 
 
-def check_owner(url: str, names: list[str], who: str, patience: Patience) -> None:
+def _check_owner(url: str, names: list[str], who: str, patience: Patience) -> None:
     """Refuse a copy that is not of a run.
 
     Args:
@@ -240,14 +241,10 @@ def _check_behind(run: Run, step: int, said: str) -> None:
 
 def _names(url: str, patience: Patience) -> list[str]:
     """Those of a run below a URL, and anything else that lies there itself."""
-    return sorted(name for name in names_below(url, patience) if OWN.fullmatch(name))
+    return sorted(name for name in names_below(url, patience) if FILE.fullmatch(name) or OF_CHECKPOINT.fullmatch(name))
 
 
 def _steps(names: list[str]) -> list[str]:
     """Checkpoints of which there is anything, oldest first."""
-    found = {name.split("/")[1] for name in names if name.startswith("checkpoints/step-")}
-    return sorted(found, key=lambda step: int(step.removeprefix("step-")))
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+    found = {match[1] for name in names if (match := OF_CHECKPOINT.fullmatch(name))}
+    return sorted(found, key=lambda name: checkpoints.step_of(Path(name)))

@@ -65,7 +65,7 @@ def check_weights(learner: Learner) -> None:
     Raises:
         MmclError: some are not finite.
     """
-    named = [*learner.model.named_parameters(), *learner.buffers().items(), *learner.objective.named_parameters()]
+    named = [*learner.model.named_parameters(), *learner.buffers.items(), *learner.objective.named_parameters()]
     broken = torch.stack([~local(tensor.detach()).isfinite().all() for _, tensor in named])
     broken = distributed.total(broken.float())  # each process may have a part of its own
     if broken.any():
