@@ -40,6 +40,7 @@ def weighted(two: list[Source]) -> list[Source]:
     return [s.model_copy(update={"weight": w}) for s, w in zip(two, (1.0, 3.0), strict=True)]
 
 
+@pytest.mark.slow
 def test_weights_hold_and_each_source_runs_through_epochs_of_its_own(two: list[Source]) -> None:
     mixed = Stream(weighted(two), batch_size=16, seed=3, endless=True)
     seen = keys(batch for batch, _ in zip(mixed, range(1250), strict=False))

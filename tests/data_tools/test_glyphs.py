@@ -37,6 +37,7 @@ def test_the_test_characters_are_fixed_and_chosen_by_hash_alone(script: SimpleNa
     assert len(TESTED.splitlines()) == 500
 
 
+@pytest.mark.slow
 def test_no_test_character_and_no_name_of_one_is_in_the_training_set(script: SimpleNamespace) -> None:
     names = {line.split(" ", 1)[1].lower() for line in TESTED.splitlines()}
     seen: set[str] = set()
