@@ -13,8 +13,8 @@ from mmcl.losses import SCORES, Objective, Score, check_objective
 from mmcl.model import Encoder
 from mmcl.opening import load
 from mmcl.registry import explain
-from mmcl.tasks import load_task
-from mmcl.workflow import Measurement, train
+from mmcl.tasks import Result, VectorStore, load_task
+from mmcl.workflow import train
 
 __all__ = ["evaluate", "export", "load", "objective", "score", "train"]
 
@@ -81,13 +81,20 @@ def score(
     return -scores if made.smaller_is_closer else scores
 
 
-def evaluate(encoder: Encoder, task: str) -> dict[str, float]:
+def evaluate(
+    encoder: Encoder, task: str, *, data: str | None = None, cache: bool = True, intervals: bool = True
+) -> Result:
     """Measure a task: metric -> number, the same as ``mmcl eval --json``.
 
     Args:
         encoder: what `load` returns.
         task: a name as `mmcl tasks` lists it, or a path to a task's file.
+        data: the folder that the shards of tasks lie in; ``data`` unless told.
+        cache: whether vectors are kept in the user's cache, and taken from it.
+        intervals: whether 95 % bootstrap intervals are wanted.
+
+    Returns:
+        A dict of numbers; its ``about`` says what a reader must know of them: the task's version, the score, the
+        precision, what each number is a mean of, and the intervals.
     """
-    loaded = load_task(task)
-    prefix = f"{loaded.name}/"
-    return {name.removeprefix(prefix): value for name, value in Measurement([loaded])(encoder).items()}
+    return load_task(task, data).measure(encoder, VectorStore() if cache else None, intervals).result

@@ -32,9 +32,7 @@ class Measurement:
         numbers: dict[str, float] = {}
         for task in self.tasks:
             measured = task.measure(encoder)
-            numbers |= {f"{task.name}/{metric}": value for metric, value in measured.metrics.items()}
-            if measured.skipped:
-                numbers[f"{task.name}/skipped"] = measured.skipped
+            numbers |= {f"{task.name}/{metric}": value for metric, value in measured.result.items()}
             self.examples[task.name] = measured.examples
         return numbers
 

@@ -1,40 +1,119 @@
 """mmcl eval."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+if TYPE_CHECKING:
+    from mmcl.compare import Measurement
+    from mmcl.tasks.formats import Results
 
-def evaluate(
-    model: str,
-    /,
-    *,
+Format = Literal["table", "markdown", "csv", "json", "clip_benchmark", "datacomp"]
+
+
+def evaluate(  # noqa: PLR0913 - each is a choice of the user's
+    *models: str,
     on: Annotated[list[str], Parameter(consume_multiple=True)],
     weights: str | None = None,
+    embeddings: Path | None = None,
+    data: str | None = None,
     json: bool = False,
+    format: Format = "table",
+    out: Path | None = None,
+    page: Path | None = None,
+    cache: bool = True,
+    intervals: bool = True,
+    skip_missing: bool = False,
 ) -> None:
-    """Measure a model on tasks.
+    """Measure models on tasks.
 
     Args:
-        model: a run folder, or a model of a library: open_clip:NAME, transformers:FOLDER, timm:NAME.
-        on: tasks, as `mmcl tasks` lists them, or YAML files of your own.
+        models: run folders, or models of a library: open_clip:NAME, transformers:FOLDER, timm:NAME.
+        on: tasks and suites, as `mmcl tasks` lists them, or YAML files of your own.
         weights: of a model of a library: a file, a folder, a tag, `pretrained` or `random`.
-        json: print one JSON object, task -> metric -> number.
+        embeddings: a folder that `mmcl embed` or clip-retrieval wrote: vectors are taken from it; a model is then only
+            needed for prompts.
+        data: the folder that the shards of tasks lie in, in place of ./data.
+        json: the same as --format json.
+        format: table, markdown and csv compare the models; json holds everything; clip_benchmark and datacomp are what
+            those two write.
+        out: file to write; of clip_benchmark a folder. On the terminal unless told.
+        page: an HTML page to write, with confusion matrices, examples and maps.
+        cache: keep vectors in the user's cache (MMCL_CACHE), and take them from it.
+        intervals: 95 % bootstrap intervals.
+        skip_missing: leave out tasks whose data are not there, and say which.
     """
-    import json as json_module
+    import sys
 
-    import mmcl
+    from mmcl import distributed
+    from mmcl.compare import compare, load_tasks
+    from mmcl.errors import MmclError
+    from mmcl.tasks import VectorStore
 
-    encoder = mmcl.load(model, weights=weights)
-    results = {task: mmcl.evaluate(encoder, task) for task in on}
-    if json:
-        print(json_module.dumps(results, indent=1))
+    def say(told: str) -> None:
+        if distributed.rank() == 0:
+            print(told, file=sys.stderr)
+
+    if not models and embeddings is None:
+        raise MmclError("say what to measure: a run folder, a model of a library, or --embeddings DIR.")
+    tasks = load_tasks(on, data, skip_missing, say)
+    found = compare(
+        models,
+        tasks,
+        weights=weights,
+        embeddings=embeddings,
+        store=VectorStore() if cache else None,
+        intervals=intervals,
+        say=say,
+    )
+    if distributed.rank() == 0:
+        _write(found, "json" if json else format, out, weights)
+        if page is not None:
+            from mmcl.eval_page import write_page
+
+            write_page(page, found)
+            say(f"page: {page}")
+
+
+def _write(found: Sequence["Measurement"], format: Format, out: Path | None, weights: str | None) -> None:
+    from mmcl.tasks import formats
+
+    results: dict[str, dict[str, formats.Result]] = {}
+    for one in found:
+        results.setdefault(one.model, {})[one.task.name] = one.result
+    if format == "clip_benchmark":
+        said = [formats.clip_benchmark(one.model, weights, one.result, one.task.key) for one in found]
+        if out is not None:
+            formats.write_clip_benchmark(out, said)
+            return
+        text = "".join(f"{formats.strict(one)}\n" for one in said)
+    elif format == "datacomp":
+        text = "".join(f"{formats.strict(formats.datacomp(one.result, one.task.key))}\n" for one in found)
+    elif format == "table":
+        _table(results, out)
         return
+    else:
+        text = formats.TEXTS[format](results)
+    if out is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+def _table(results: "Results", out: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("task", "metric", "value")
-    for task, metrics in results.items():
-        for i, (name, value) in enumerate(metrics.items()):
-            table.add_row(task if i == 0 else "", name, f"{value:,.0f}" if name == "n" else f"{value:.4f}")
-    Console().print(table)
+    from mmcl.tasks import formats
+
+    shown = Table("task", "metric", "n", *(model.replace("[", "\\[") for model in results))
+    before = None
+    for task, metric, count, cells in formats.table(results):
+        shown.add_row(task if task != before else "", metric, count, *(cell.replace("[", "\\[") for cell in cells))
+        before = task
+    file = None if out is None else out.open("w", encoding="utf-8")
+    Console(file=file).print(shown)
+    if file is not None:
+        file.close()

@@ -2,9 +2,14 @@
 
 
 def tasks() -> None:
-    """List the tasks that ship with mmcl."""
+    """List the tasks and suites that ship with mmcl."""
     from mmcl import bundled
 
-    folder = bundled.shelf("eval") / "tasks"
-    for name in bundled.names(folder, ".yaml"):
-        print(f"{name:<32}{bundled.first_line(folder / f'{name}.yaml')}")
+    shelf = bundled.shelf("eval")
+    for kind in ("tasks", "suites"):
+        folder = shelf / kind
+        names = bundled.names(folder, ".yaml") if folder.is_dir() else []
+        if kind == "suites" and names:
+            print("\nsuites, which are lists of tasks:")
+        for name in names:
+            print(f"{name:<40}{bundled.first_line(folder / f'{name}.yaml')}")

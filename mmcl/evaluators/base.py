@@ -15,9 +15,6 @@ from mmcl.errors import MmclError
 from mmcl.evaluators.figures import Figure
 from mmcl.registry import Part, Registry
 
-RAW = "raw "
-"""Before a modality's name: the field that holds its texts as they were written."""
-
 View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Another look at a picture: (height, width, 3) uint8 in and out, by draws that are the same each time."""
 
@@ -140,6 +137,8 @@ class Evaluator(ABC):
     """The metric to quote."""
     score: str = "cosine"
     """How vectors are compared, in words for a reader."""
+    partial: bool = False
+    """Whether items may lack modalities that the data call optional; those that do are left out, unless told."""
 
     @abstractmethod
     def modalities(self) -> list[str]:
@@ -173,7 +172,7 @@ class Evaluator(ABC):
         """Further looks at pictures that must be embedded as well: name with a dot -> (modality, what is done)."""
         return {}
 
-    def check(self, items: Items, train: Items | None = None) -> None:
+    def check(self, items: Items, train: Items | None = None) -> None:  # noqa: B027 - most have nothing to look at
         """Look at texts and labels before anything is embedded.
 
         Raises:

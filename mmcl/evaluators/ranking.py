@@ -1,0 +1,176 @@
+"""Ranks of what belongs to a query, and figures of them. A tie counts against the model."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mmcl.evaluators.figures import Figure, mean, median
+
+ROWS = 1024  # queries that are scored at once: memory is twice ROWS x gallery
+KEPT = 10  # of what belongs to a query, as many are ranked: more cannot be among the first ten
+EXACT = 2**24  # as far as fp32 counts
+
+Scores = Callable[[int, int], Float[Tensor, "queries gallery"]]
+"""Scores of the queries from one number to another with the whole gallery, larger is closer; may be overwritten."""
+
+
+class Relevant(NamedTuple):
+    """What belongs to each query: the gallery's ``rows[starts[q] : starts[q + 1]]``."""
+
+    starts: Int[Tensor, " one_more"]
+    rows: Int[Tensor, " pairs"]
+
+    @property
+    def counts(self) -> Int[Tensor, " queries"]:
+        """How many belong to each."""
+        return self.starts.diff()
+
+    @classmethod
+    def of_pairs(cls, pairs: Int[np.ndarray, "pairs two"], queries: int) -> "Relevant":
+        """From (query, gallery row), in any order, repeated or not."""
+        wide = int(pairs[:, 1].max(initial=0)) + 1
+        query, row = np.divmod(np.unique(pairs[:, 0] * wide + pairs[:, 1]), wide)
+        return cls(torch.from_numpy(np.searchsorted(query, np.arange(queries + 1))), torch.from_numpy(row))
+
+
+def relevant_ranks(scores: Scores, relevant: Relevant, gallery: int, kept: int = KEPT) -> Int[Tensor, "queries kept"]:
+    r"""Ranks, from 1 and ascending, of the best rows that belong to each query; 0 where fewer belong to it.
+
+    .. math:: r_j = 1 + |\{n \notin P : s_n \ge s_j\}| + |\{p \in P : s_p > s_j\}|
+
+    What does not belong to a query and scores as high stands before what does. A score that is not a number counts as
+    the highest of what does not belong, and as the lowest of what does.
+
+    Args:
+        scores: gives them, some queries at a time.
+        relevant: what belongs to each query.
+        gallery: how many rows it has.
+        kept: how many of each query's rows are ranked, the best ones.
+    """
+    queries = len(relevant.starts) - 1
+    width = max(min(kept, int(relevant.counts.max())), 1) if queries else 1
+    ranks = torch.zeros(queries, width, dtype=torch.long)
+    ones, room = torch.ones(gallery, 1), torch.empty(0)
+    for start in range(0, queries, ROWS):
+        end = min(start + ROWS, queries)
+        tile = scores(start, end)
+        best, there = _take_best(tile, relevant, start, end, width)
+        if len(room) != len(tile) or room.device != tile.device:
+            room, ones = torch.empty_like(tile), ones.to(tile.device)
+        for place in range(width):
+            at_least = gallery - _less(tile, best[:, place, None], room, ones)
+            ranks[start:end, place] = (1 + at_least + place).clamp(max=gallery).cpu()
+        ranks[start:end][~there.cpu()] = 0
+    return ranks
+
+
+def _take_best(
+    tile: Float[Tensor, "queries gallery"], relevant: Relevant, start: int, end: int, width: int
+) -> tuple[Float[Tensor, "queries width"], Tensor]:
+    """Scores of the best rows that belong to each query, descending, and which there are; in the tile, all are gone."""
+    counts = relevant.counts[start:end].to(tile.device)
+    columns = relevant.rows[int(relevant.starts[start]) : int(relevant.starts[end])].to(tile.device)
+    query = torch.repeat_interleave(torch.arange(len(tile), device=tile.device), counts)
+    found = tile[query, columns].nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    tile[query, columns] = -torch.inf
+    order = found.argsort(descending=True, stable=True)
+    order = order[query[order].argsort(stable=True)]  # by query, and within it by score
+    place = torch.arange(len(order), device=tile.device) - (counts.cumsum(0) - counts)[query[order]]
+    kept = place < width
+    best = tile.new_full((len(tile), width), -torch.inf)
+    best[query[order][kept], place[kept]] = found[order][kept]
+    return best, torch.arange(width, device=tile.device) < counts[:, None]
+
+
+def _less(tile: Tensor, than: Tensor, room: Tensor, ones: Tensor) -> Int[Tensor, " queries"]:
+    """How many scores of each row are less: by a product with ones, which is the fastest way to count on a CPU."""
+    if tile.shape[1] >= EXACT or tile.dtype != torch.float32:
+        return (tile < than).sum(1)
+    return (torch.lt(tile, than, out=room) @ ones)[:, 0].round().long()
+
+
+def ranking_figures(
+    ranks: Int[Tensor, "queries kept"],
+    counts: Int[Tensor, " queries"],
+    at: Sequence[int],
+    unit: Int[Tensor, " queries"],
+    fold: Int[Tensor, " queries"] | None = None,
+) -> dict[str, Figure]:
+    r"""Figures of ranks: of each query's best, but for `map@10` and `ndcg@10`, which look at all that belongs to it.
+
+    .. math::
+        \mathrm{recall@}k = \overline{[r_1 \le k]}, \quad \mathrm{mrr} = \overline{1 / r_1}, \quad
+        \mathrm{map@10} = \overline{\tfrac{1}{\min(P, 10)} \sum_{r_j \le 10} j / r_j}, \quad
+        \mathrm{ndcg@10} = \overline{\sum_{r_j \le 10} \tfrac{1}{\log_2 (1 + r_j)} \Big/
+        \sum_{j \le \min(P, 10)} \tfrac{1}{\log_2 (1 + j)}}
+
+    Recall at k is that of the papers on CLIP: whether anything that belongs to the query is among the first k.
+
+    Args:
+        ranks: as `relevant_ranks` gives them.
+        counts: how many rows belong to each query (P).
+        at: the k of recall at k.
+        unit: the independent thing that each query is of.
+        fold: of each query, where the gallery was divided: the median is the mean of the folds' medians.
+
+    Reference:
+        Järvelin and Kekäläinen, "Cumulated Gain-Based Evaluation of IR Techniques", ACM TOIS 2002 (ndcg).
+    """
+    best = ranks[:, 0].double()
+    figures = {f"recall@{k}": mean(best <= k, unit) for k in at}
+    figures["median_rank"] = _median(best, unit, fold)
+    figures["mrr"] = mean(1 / best, unit)
+    place = torch.arange(1, ranks.shape[1] + 1)
+    first = (ranks > 0) & (ranks <= KEPT)
+    ideal = counts.clamp(max=KEPT)
+    precisions = torch.where(first, place / ranks.clamp(min=1).double(), 0).sum(1)
+    figures["map@10"] = mean(precisions / ideal, unit)
+    gains = torch.where(first, 1 / (1 + ranks.double()).log2(), 0).sum(1)
+    best_gains = (1 / (1 + torch.arange(1, KEPT + 1).double()).log2()).cumsum(0)
+    figures["ndcg@10"] = mean(gains / best_gains[ideal - 1], unit)
+    return figures
+
+
+def _median(best: Tensor, unit: Tensor, fold: Tensor | None) -> Figure:
+    if fold is None:
+        return median(best, unit)
+    folds = [(unit[fold == f], median(best[fold == f], unit[fold == f])) for f in fold.unique()]
+
+    def statistic(w: Tensor) -> Tensor:
+        return torch.stack([one.statistic(w[:, : one.units]) for _, one in folds]).nanmean(0)
+
+    return Figure(statistic, int(unit.max()) + 1, len(best))
+
+
+def graded_ndcg(
+    scores: Scores, grades: Callable[[int, int], Float[Tensor, "queries gallery"]], queries: int, k: int = KEPT
+) -> Float[Tensor, " queries"]:
+    r"""Graded nDCG at k of each query, with a grade for every row of the gallery.
+
+    .. math:: \mathrm{DCG} = \sum_{r \le k} \frac{g_{(r)}}{\log_2(1 + r)}
+
+    over that of the best order. Gains are the grades themselves (as in scikit-learn and trec_eval), not
+    :math:`2^g - 1`. Of equal scores the lowest grade stands first. A query without a grade above 0 is not a number.
+
+    Args:
+        scores: see `relevant_ranks`.
+        grades: of some queries with the whole gallery, 0 and larger.
+        queries: how many there are.
+        k: how many of the first count.
+    """
+    found = []
+    for start in range(0, queries, ROWS):
+        end = min(start + ROWS, queries)
+        g = grades(start, end).double()
+        s = scores(start, end).to(g.device)
+        s = torch.where(s.isnan(), torch.where(g > 0, -torch.inf, torch.inf), s)
+        order = g.argsort(dim=1, stable=True)
+        order = order.gather(1, s.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
+        discount = 1 / torch.arange(2, order.shape[1] + 2, device=g.device).double().log2()
+        ideal = g.topk(min(k, g.shape[1]), 1).values @ discount
+        found.append(((g.gather(1, order) @ discount) / ideal).cpu())
+    return torch.cat(found)

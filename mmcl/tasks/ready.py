@@ -1,0 +1,87 @@
+"""Vectors that lie in files already: what `mmcl embed` and clip-retrieval write."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+
+from mmcl.errors import MmclError
+from mmcl.evaluators import Items
+from mmcl.tasks.columns import Column
+
+MODALITIES = {"img": "image"}  # clip-retrieval abbreviates this one
+KEYS = ("key", "image_path")  # of a sample, in the metadata: ours, and clip-retrieval's for shards
+NAMED = 3
+
+
+class ReadyVectors:
+    """Vectors by modality and sample key: ``img_emb/*.npy``, ``text_emb/``, ..., ``metadata/*.parquet``, row by row.
+
+    Args:
+        folder: that they lie in.
+
+    Raises:
+        MmclError: it is no such folder, or its parts do not fit each other.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        tables = [pq.read_table(path) for path in sorted((folder / "metadata").glob("*.parquet"))]
+        parts = {path.name.removesuffix("_emb"): path for path in sorted(folder.glob("*_emb")) if path.is_dir()}
+        if not tables or not parts:
+            raise MmclError(f"{folder} holds no embeddings: NAME_emb/*.npy beside metadata/*.parquet are needed.")
+        name = next((key for key in KEYS if key in tables[0].column_names), None)
+        if name is None:
+            raise MmclError(f"{folder}/metadata names no samples; a column {' or '.join(KEYS)} is needed.")
+        keys = [str(key) for table in tables for key in table.column(name).to_pylist()]
+        self._rows: dict[str, list[int]] = defaultdict(list)
+        for row, key in enumerate(keys):
+            self._rows[key].append(row)
+        self._arrays = {}
+        for part, path in parts.items():
+            files = sorted(path.glob("*.npy"), key=lambda p: int(p.stem.rpartition("_")[2]))
+            arrays = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+            count = sum(map(len, arrays))
+            if count != len(keys):
+                raise MmclError(f"{path} has {count} rows, but the metadata {len(keys)}.")
+            self._arrays[MODALITIES.get(part, part)] = arrays
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that have vectors."""
+        return tuple(self._arrays)
+
+    @property
+    def model(self) -> str | None:
+        """What made the vectors, as the manifest says."""
+        path = self.folder / "manifest.json"
+        return json.loads(path.read_text()).get("model") if path.is_file() else None
+
+    def column(self, modality: str, items: Items) -> Column:
+        """The vectors of all items, by their keys: one each, or one a text where items have several.
+
+        Raises:
+            MmclError: an item has no vector, or several where one is needed.
+        """
+        texts = items.texts.get(modality)
+        wanted = [1] * len(items) if texts is None else [max(len(some), 1) for some in texts]
+        rows = [self._rows.get(key, []) for key in items.keys]
+        wrong = [
+            f"{key} has {len(found)}, not {count}"
+            for key, found, count in zip(items.keys, rows, wanted, strict=True)
+            if len(found) != count
+        ]
+        if wrong:
+            raise MmclError(
+                f"{self.folder}: vectors of {modality}: {', '.join(wrong[:NAMED])}"
+                f"{f', and {len(wrong) - NAMED} more' if len(wrong) > NAMED else ''}. Embed the shards of the task."
+            )
+        every = np.concatenate(self._arrays[modality])
+        vectors = torch.from_numpy(every[[row for found in rows for row in found]].astype(np.float32))
+        owner = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(wanted))
+        there = vectors.abs().sum(1) > 0  # absent rows are zero
+        return Column(F.normalize(vectors[there], dim=-1), owner[there], [])
