@@ -95,7 +95,11 @@ def test_a_task_without_its_data_says_how_to_build_it(tmp_path: Path, monkeypatc
             "no evaluator is called 'retrievel'; did you mean 'retrieval'",
         ),
         ("evaluator: {name: retrieval, modalities: [text, audio]}", "data.modalities does not say where audio lies"),
-        ("evaluator: {name: retrieval, modalities: [text, text]}", "data.extras: only training looks at extras"),
+        ("evaluator: {name: retrieval, modalities: [text, text]}", "two sides that share no modality are needed"),
+        (
+            "evaluator: {name: zeroshot, modality: text, classes: {a: b}, templates: ['{c}'], label: text}",
+            "data.extras: only training looks at extras",
+        ),
     ],
 )
 def test_a_task_with_a_mistake_is_told(change: str, told: str, tmp_path: Path) -> None:

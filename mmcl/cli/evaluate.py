@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mmcl.compare import Measurement
     from mmcl.tasks.formats import Results
 
+WIDE = 160  # columns, where nobody says how wide a line may be
 Format = Literal["table", "markdown", "csv", "json", "clip_benchmark", "datacomp"]
 
 
@@ -104,16 +105,20 @@ def _write(found: Sequence["Measurement"], format: Format, out: Path | None, wei
 
 def _table(results: "Results", out: Path | None) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from mmcl.tasks import formats
 
-    shown = Table("task", "metric", "n", *(model.replace("[", "\\[") for model in results))
+    shown = Table()
+    for name in ("task", "metric", "n", *results):
+        shown.add_column(escape(name), no_wrap=name not in ("task", *results))
     before = None
     for task, metric, count, cells in formats.table(results):
-        shown.add_row(task if task != before else "", metric, count, *(cell.replace("[", "\\[") for cell in cells))
+        shown.add_row(task if task != before else "", metric, count, *map(escape, cells))
         before = task
     file = None if out is None else out.open("w", encoding="utf-8")
-    Console(file=file).print(shown)
+    console = Console(file=file)
+    console.print(shown, width=None if console.is_terminal else WIDE)
     if file is not None:
         file.close()

@@ -69,9 +69,9 @@ class Embedded:
     """A task's items after the towers."""
 
     items: Items
-    vectors: Mapping[str, Float[Tensor, "rows dim"]]
+    vectors: Mapping[str, Float[Tensor, "_ dim"]]
     """Modality -> unit rows, in fp32, on the CPU: one an item, or as many as it has texts."""
-    owner: Mapping[str, Int[Tensor, " rows"]]
+    owner: Mapping[str, Int[Tensor, " _"]]
     """Modality -> number of the item that each row belongs to, ascending."""
     train: "Embedded | None" = None
     """What an evaluator may learn from."""

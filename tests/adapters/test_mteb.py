@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mmcl.adapters.mteb import MtebModel
 from mmcl.errors import MmclError
-from mmcl.evaluators.base import Embedded
+from mmcl.evaluators import Embedded, Items
 from mmcl.evaluators.retrieval import Retrieval
 from mmcl.model import Encoder, MultiTower
 from mmcl.towers import TOWERS
@@ -106,10 +106,11 @@ def test_retrieval_is_that_of_the_evaluator(
             self.data_loaded = True
 
     found = scores(model, Found())
-    data = Embedded({m: vectors[m] for m in (query, document)}, {}, [str(i) for i in range(COUNT)], list(range(COUNT)))
-    own = Retrieval((query, document)).measure(data, model.encoder)
+    items = Items([str(i) for i in range(COUNT)], torch.arange(COUNT))
+    data = Embedded.single({m: vectors[m] for m in (query, document)}, items)
+    own = Retrieval((query, document)).measure(data, model.encoder).figures
     for k in (1, 5, 10):
-        assert found[f"recall_at_{k}"] == pytest.approx(own[f"{query}_to_{document}/recall@{k}"], abs=1e-5)
+        assert found[f"recall_at_{k}"] == pytest.approx(own[f"{query}_to_{document}/recall@{k}"].value, abs=1e-5)
     assert 0 < found["recall_at_10"] < 1
 
 

@@ -84,7 +84,7 @@ def test_zero_shot_accuracy_is_that_of_open_clip(files: Path) -> None:
     assert logits.topk(2).values.diff().abs().min() > 2 * LOGITS  # or another processor might have another number
 
     encoder = mmcl.load(f"open_clip:{files / 'small.json'}", "cpu", weights=weights)
-    measured = load_task(str(files / "task.yaml")).measure(encoder).metrics
+    measured = load_task(str(files / "task.yaml")).measure(encoder).result
     assert measured["n"] == COUNT
     assert measured["acc1"] == (found == labels).double().mean().item()
     prompts = [template.format(name) for name in CLASSES.values() for template in TEMPLATES]

@@ -1,0 +1,1 @@
+"""Layouts in which data sets are distributed."""
