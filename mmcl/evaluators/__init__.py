@@ -1,6 +1,7 @@
 """How to measure: pure functions of embeddings and labels, and the parts that name them in a task."""
 
 from mmcl.evaluators.base import EVALUATORS, RAW, Embedded, Embedder, Evaluator, EvaluatorPart, Example
+from mmcl.evaluators.geometry import Geometry
 from mmcl.evaluators.retrieval import Retrieval
 from mmcl.evaluators.zeroshot import ZeroShot
 
@@ -12,6 +13,7 @@ __all__ = [
     "Evaluator",
     "EvaluatorPart",
     "Example",
+    "Geometry",
     "Retrieval",
     "ZeroShot",
 ]
