@@ -19,7 +19,7 @@ Unit = Int[Tensor, " rows"]
 
 
 def alignment(x: Rows, y: Rows, unit: Unit, alpha: float = 2.0) -> Figure:
-    r"""Mean over pairs of :math:`\lVert x_i - y_i \rVert^\alpha`: 0 where partners coincide, 2 where they are unrelated.
+    r"""Mean over pairs of :math:`\lVert x_i - y_i \rVert^\alpha`: 0 where partners coincide, 2 where unrelated.
 
     Args:
         x: unit vectors.
