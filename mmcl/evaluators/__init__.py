@@ -3,6 +3,7 @@
 from mmcl.evaluators.base import EVALUATORS, RAW, Embedded, Embedder, Evaluator, EvaluatorPart, Example
 from mmcl.evaluators.geometry import Geometry
 from mmcl.evaluators.retrieval import Retrieval
+from mmcl.evaluators.robustness import Robustness
 from mmcl.evaluators.zeroshot import ZeroShot
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "Example",
     "Geometry",
     "Retrieval",
+    "Robustness",
     "ZeroShot",
 ]
