@@ -15,7 +15,7 @@ def group_figures(
 ) -> dict[str, Figure]:
     """Accuracy of each group, of the worst one, and the gap from the best to the worst.
 
-    ``group/NAME`` for each, ``worst_group``, and ``gap`` (0 where all are treated alike). The units are items. A group of
+    ``group/NAME`` for each, ``worst_group``, and ``gap`` (0 where all are treated alike). Units are items. A group of
     which nothing is drawn does not count in a resample. The worst of many small groups is low by chance alone, and the
     gap large: their intervals tell of scatter, not of that.
 
