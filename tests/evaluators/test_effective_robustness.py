@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmcl.errors import MmclError
@@ -30,6 +30,7 @@ def test_it_is_least_squares_in_logits() -> None:
     assert many[1] < many[0]
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 3), st.floats(-2, 2), st.floats(0.01, 0.99))
 def test_a_model_on_the_baseline_s_line_is_as_expected(slope: float, offset: float, clean: float) -> None:
     def line(p: float) -> float:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmcl.errors import MmclError
@@ -18,6 +18,7 @@ def test_by_hand() -> None:
     assert {figure.units for figure in found.values()} == {5}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=8).filter(lambda w: sum(w[:4]) > 0 and sum(w[4:]) > 0))
 def test_under_weights_it_is_that_of_the_items_drawn(weights: list[int]) -> None:
     correct, groups = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.5, 0.0, 0.0, 1.0]), ["x"] * 4 + ["y"] * 4
