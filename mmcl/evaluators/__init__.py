@@ -12,12 +12,16 @@ from mmcl.evaluators.base import (
     Items,
     View,
 )
+from mmcl.evaluators.bias import WEAT
 from mmcl.evaluators.figures import Figure, intervals
+from mmcl.evaluators.geometry import Geometry
 from mmcl.evaluators.retrieval import Retrieval
+from mmcl.evaluators.robustness import Robustness
 from mmcl.evaluators.zeroshot import ZeroShot
 
 __all__ = [
     "EVALUATORS",
+    "WEAT",
     "Confusion",
     "Embedded",
     "Embedder",
@@ -26,8 +30,10 @@ __all__ = [
     "Example",
     "Figure",
     "Findings",
+    "Geometry",
     "Items",
     "Retrieval",
+    "Robustness",
     "View",
     "ZeroShot",
     "intervals",

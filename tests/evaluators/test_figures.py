@@ -68,7 +68,8 @@ def test_several_weights_at_once_are_those_one_by_one(labels: torch.Tensor) -> N
 def test_units_are_drawn_and_not_their_values() -> None:
     values, unit = torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 2])
     figure = mean(values, unit)
-    assert figure.units == 3 and figure.n == 4
+    assert figure.units == 3
+    assert figure.n == 4
     assert figure.value == 0.75
     assert figure.statistic(torch.tensor([[2.0, 0.0, 1.0]])).item() == pytest.approx(3 / 5)  # 1, 0, 1, 0 and 1
     assert median(torch.tensor([5, 1, 2, 9]), unit).statistic(torch.tensor([[2.0, 0.0, 1.0]])).item() == 5  # 1 1 5 5 9
@@ -87,7 +88,8 @@ def test_classified_is_what_scikit_learn_says(labels: torch.Tensor) -> None:
     assert figures["acc1"].value == pytest.approx((found == labels).double().mean().item())
     assert figures["mean_per_class_recall"].value == pytest.approx(balanced_accuracy_score(labels, found))
     assert figures["f1_macro"].value == pytest.approx(f1_score(labels, found, average="macro"))
-    assert "acc5" in classified(ranks, found, labels, CLASSES) and "acc5" not in classified(ranks, found, labels, 4)
+    assert "acc5" in classified(ranks, found, labels, CLASSES)
+    assert "acc5" not in classified(ranks, found, labels, 4)
 
 
 def test_average_precision_is_scikit_learns_where_no_scores_are_equal() -> None:

@@ -177,7 +177,8 @@ def test_any_number_of_captions_and_equal_ones_belong_to_every_item_that_has_the
     # texts: a -> 0 right; b (0.1 with picture 0) right; c -> 1 right, twice; d -> 2 right; e scores 0 with all: wrong
     assert numbers["text_to_image/recall@1"] == pytest.approx(5 / 6)
     assert numbers["image_to_text/recall@1"] == 1.0
-    assert found.figures["text_to_image/recall@1"].n == 6 and found.figures["text_to_image/recall@1"].units == 3
+    assert found.figures["text_to_image/recall@1"].n == 6
+    assert found.figures["text_to_image/recall@1"].units == 3
     apart = values(Retrieval(("text", "image"), [1], equal_texts=False).measure(captions(), Nobody()))
     assert apart["text_to_image/recall@1"] == pytest.approx(4 / 6)  # the third picture's c finds the second picture
     assert apart["image_to_text/recall@1"] == pytest.approx(2 / 3)  # a tie of c with c

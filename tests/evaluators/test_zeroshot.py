@@ -57,13 +57,15 @@ def test_every_template_is_asked_and_the_nearest_class_is_taken() -> None:
     words = Words()
     found = zeroshot().measure(data(torch.eye(40)[[0, 1, 2, 0]], ["r", "g", "b", "g"]), words)
     got = numbers(found)
-    assert got["acc1"] == 0.75 and got["mean_per_class_recall"] == pytest.approx(2.5 / 3)
+    assert got["acc1"] == 0.75
+    assert got["mean_per_class_recall"] == pytest.approx(2.5 / 3)
     assert got["f1_macro"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
     assert words.seen == ["a red thing", "red", "a green thing", "green", "a blue thing", "blue"]
     assert set(got) == set(zeroshot().metrics())
     example = next(one for one in found.examples if one.group == "worst")
     assert (example.query, example.correct, example.found[0]) == ("k3", ["g"], "r")
-    assert found.confusion is not None and found.confusion.counts == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert found.confusion is not None
+    assert found.confusion.counts == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
 
 
 def test_class_vectors_are_normalised_means_of_unit_vectors() -> None:
@@ -132,7 +134,8 @@ def test_descriptions_and_their_controls() -> None:
     shuffled = zeroshot(templates=[], described=Described(descriptors=said, template="{c}: {d}", control="shuffled"))
     for label, name in (("r", "red"), ("g", "green"), ("b", "blue")):
         given = [prompt.removeprefix(f"{name}: ") for prompt in shuffled.prompts_of_classes[label]]
-        assert given != said[label] and given in said.values()
+        assert given != said[label]
+        assert given in said.values()
     with pytest.raises(MmclError, match="leave the other out"):
         zeroshot(described=Described(descriptors=said))
     with pytest.raises(MmclError, match="descriptors: class 'b' has none"):
@@ -161,10 +164,12 @@ def test_a_second_look_at_the_best_classes() -> None:
     again = zeroshot(templates=["{c}"], follow_up=FollowUp(pairs="pairs.json", top=2), read=read)
     assert numbers(plain.measure(data(item[None], ["r"]), words))["acc1"] == 0.0
     found = again.measure(data(item[None], ["r"]), words)
-    assert numbers(found)["acc1"] == 1.0 and found.details["not_followed_up"] == 0
+    assert numbers(found)["acc1"] == 1.0
+    assert found.details["not_followed_up"] == 0
     other = F.normalize(words.axis("blue") + 0.5 * words.axis("red"), dim=0)  # blue and red: no prompts tell them apart
     found = again.measure(data(other[None], ["b"]), words)
-    assert numbers(found)["acc1"] == 1.0 and found.details["not_followed_up"] == 1
+    assert numbers(found)["acc1"] == 1.0
+    assert found.details["not_followed_up"] == 1
     with pytest.raises(MmclError, match="is no pair of classes and prompts"):
         zeroshot(follow_up=FollowUp(pairs="x"), read=lambda name: '[{"classes": ["r", "nobody"]}]')
 
@@ -177,7 +182,8 @@ def test_several_labels() -> None:
     by_name = numbers(task.measure(data(vectors, named), Words()))
     vector = Items([f"k{i}" for i in range(12)], torch.arange(12), {}, {"label": flags.float()})
     assert numbers(task.measure(Embedded.single({"image": vectors}, vector), Words())) == by_name
-    assert task.headline == "mean_average_precision" and set(by_name) == {"mean_average_precision"}
+    assert task.headline == "mean_average_precision"
+    assert set(by_name) == {"mean_average_precision"}
     wide = Items(["k"], torch.arange(1), {}, {"label": torch.ones(1, 4)})
     with pytest.raises(MmclError, match="labels of the data have 4 numbers, but 3 classes"):
         task.check(wide)
@@ -189,7 +195,8 @@ def test_the_worst_group() -> None:
     task = zeroshot(groups="group")
     assert "group" in task.fields()
     got = numbers(task.measure(data(vectors, labels, **groups), Words()))
-    assert got["acc1"] == 0.75 and got["worst_group_acc1"] == 0.5
+    assert got["acc1"] == 0.75
+    assert got["worst_group_acc1"] == 0.5
 
 
 def test_labels_that_are_no_class_are_named_before_anything_is_embedded() -> None:
@@ -210,4 +217,5 @@ def test_of_many_classes_those_with_the_most_mistakes_are_shown() -> None:
     found = labels.clone()
     found[7], found[9] = 9, 7
     table = confusion([f"c{i}" for i in range(100)], labels, found)
-    assert len(table.classes) == 60 and {"c7", "c9"} <= set(table.classes)
+    assert len(table.classes) == 60
+    assert {"c7", "c9"} <= set(table.classes)
