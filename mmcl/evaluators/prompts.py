@@ -45,6 +45,11 @@ class FollowUp(Spec):
     """Classes that are looked at again."""
 
 
+def no_files(name: str) -> str:
+    """What reads files where there is no task that could say where they lie."""
+    raise MmclError(f"{name}: files are read for tasks; give a list or a mapping.")
+
+
 def lines_of(said: Sequence[str] | str, read: Read) -> list[str]:
     """A list, or the lines of the file that a task names instead."""
     if not isinstance(said, str):

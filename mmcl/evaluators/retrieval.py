@@ -12,6 +12,7 @@ from torch import Tensor
 from mmcl.errors import MmclError
 from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Evaluator, Example, Findings, Items, spread
 from mmcl.evaluators.figures import Figure, mean, numbered
+from mmcl.evaluators.hubs import HubCorrection, HubPart
 from mmcl.evaluators.ranking import (
     KEPT,
     Relevant,
@@ -70,9 +71,10 @@ class Retrieval(Evaluator):
         equal_texts: False lets a text belong to its own item only, as CLIP_benchmark has it.
         grades: fields that make a grade, for `graded_ndcg@10`: the number of those in which an item of the gallery
             equals the query's.
+        hubs: a correction of what too many queries find, learned from the queries of ``train``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a choice of the task's
         self,
         modalities: tuple[One, One],
         at: list[Annotated[int, Field(ge=1)]] = [1, 5, 10],  # noqa: B006
@@ -82,6 +84,7 @@ class Retrieval(Evaluator):
         distinct: list[str] = [],  # noqa: B006
         equal_texts: bool = True,
         grades: list[str] = [],  # noqa: B006
+        hubs: HubPart | None = None,
     ) -> None:
         one, other = ([m] if isinstance(m, str) else list(m) for m in modalities)
         self.sides = (one, other)
@@ -93,8 +96,15 @@ class Retrieval(Evaluator):
             raise MmclError(f"retrieval: distinct: {sorted(unknown)} begin no side; the sides are {one} and {other}.")
         self.part = score
         self.scorer = _scorer(score, one, other)
+        if hubs is not None and score.name != "cosine":
+            raise MmclError(f"retrieval: hubs corrects cosines; score is {score.name}.")
+        self.hubs: HubCorrection | None = None if hubs is None else hubs.build()
         said = ", ".join(f"{key}={value}" for key, value in score.model_dump().items() if key != "name")
         self.score = f"{score.name}({said})" if said and max(len(one), len(other)) > 1 else score.name
+        if hubs is not None:
+            self.score += (
+                f" - {hubs.name}({', '.join(f'{k}={v}' for k, v in hubs.model_dump().items() if k != 'name')})"
+            )
         self.headline = f"{_called(one)}_to_{_called(other)}/recall@{at[-1]}"
 
     def modalities(self) -> list[str]:
@@ -104,6 +114,12 @@ class Retrieval(Evaluator):
     def fields(self) -> list[str]:
         """Those that make grades."""
         return list(self.grades)
+
+    def trained_on(self) -> list[str]:
+        """The queries that a correction of hubs learns from."""
+        if self.hubs is None:
+            return []
+        return self.modalities() if self.both else list(self.sides[0])
 
     def metrics(self) -> dict[str, bool]:
         """Figures of each direction; of the median rank the smaller is better."""
@@ -126,6 +142,9 @@ class Retrieval(Evaluator):
         for name, (asking, found) in self._directions().items():
             queries, gallery = (side(data, names, names[0] in self.distinct) for names in (asking, found))
             folds = [self._direction(queries, gallery, data, asking, fold) for fold in self._folds(data)]
+            if self.hubs is not None and data.train is not None:
+                bank = side(data.train, asking, asking[0] in self.distinct).vectors
+                folds = [one._replace(scores=self._corrected(self.hubs, one, bank)) for one in folds]
             ranks = [relevant_ranks(one.scores, one.relevant, len(one.gallery)) for one in folds]
             counts = torch.cat([one.relevant.counts for one in folds])
             units = unit[torch.cat([one.queries.item for one in folds])]
@@ -169,6 +188,12 @@ class Retrieval(Evaluator):
                 f"first is item {key}. Mend the data, or its `identity`."
             )
         return Direction(queries, gallery, relevant, self.scorer(queries.vectors, gallery.vectors))
+
+    def _corrected(self, hubs: HubCorrection, one: Direction, bank: Sequence[Tensor]) -> Scores:
+        """Scores less each row's bias."""
+        score = self.part.build()
+        bias = hubs(*(score.candidates(list(vectors))[0] for vectors in (one.gallery.vectors, bank)))
+        return lambda start, end: one.scores(start, end).sub_(bias)
 
     def _graded(self, folds: Sequence[Direction], data: Embedded, unit: Int[Tensor, " items"]) -> Figure:
         codes = [numbered(data.items.one(name))[0] for name in self.grades]

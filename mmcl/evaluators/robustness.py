@@ -14,6 +14,7 @@ from mmcl.evaluators.combined import combined, mean_of
 from mmcl.evaluators.corruptions import LEAST, NAMES, SEVERITIES, Corruption, Name, package
 from mmcl.evaluators.effective_robustness import baseline_of, effective_robustness
 from mmcl.evaluators.figures import Figure
+from mmcl.evaluators.prompts import Read, no_files
 
 Severity = Annotated[int, Field(ge=1, le=5)]
 
@@ -57,8 +58,10 @@ class Robustness(Evaluator):
         severities: Annotated[list[Severity], Field(min_length=1)] = list(SEVERITIES),  # noqa: B006
         size: Annotated[int, Field(ge=LEAST)] | None = 224,
         baseline: list[tuple[float, float]] | None = None,
+        *,
+        read: Read = no_files,
     ) -> None:
-        self.inner: Evaluator = of.build()
+        self.inner: Evaluator = of.build(**({"read": read} if "read" in of.wants else {}))
         self.modality = _corrupted(of.name, self.inner, modality)
         for name, said in (("corruptions", corruptions), ("severities", severities)):
             if len(set(said)) < len(said):

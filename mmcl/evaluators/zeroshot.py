@@ -25,6 +25,7 @@ from mmcl.evaluators.prompts import (
     FollowUp,
     Read,
     names_of,
+    no_files,
     prompts_of,
     templates_of,
 )
@@ -41,11 +42,6 @@ class Found(NamedTuple):
     ranks: Int[Tensor, " items"]
     classes: Int[Tensor, " items"]
     confidence: Float[Tensor, " items"]
-
-
-def no_files(name: str) -> str:
-    """What reads files where there is no task that could say where they lie."""
-    raise MmclError(f"{name}: files are read for tasks; give a list or a mapping.")
 
 
 @EVALUATORS.register("zeroshot")

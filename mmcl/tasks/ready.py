@@ -30,7 +30,7 @@ class ReadyVectors:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        tables = [pq.read_table(path) for path in sorted((folder / "metadata").glob("*.parquet"))]
+        tables = [pq.read_table(path) for path in sorted((folder / "metadata").glob("*.parquet"), key=_number)]
         parts = {path.name.removesuffix("_emb"): path for path in sorted(folder.glob("*_emb")) if path.is_dir()}
         if not tables or not parts:
             raise MmclError(f"{folder} holds no embeddings: NAME_emb/*.npy beside metadata/*.parquet are needed.")
@@ -43,7 +43,7 @@ class ReadyVectors:
             self._rows[key].append(row)
         self._arrays = {}
         for part, path in parts.items():
-            files = sorted(path.glob("*.npy"), key=lambda p: int(p.stem.rpartition("_")[2]))
+            files = sorted(path.glob("*.npy"), key=_number)
             arrays = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
             count = sum(map(len, arrays))
             if count != len(keys):
@@ -85,3 +85,11 @@ class ReadyVectors:
         owner = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(wanted))
         there = vectors.abs().sum(1) > 0  # absent rows are zero
         return Column(F.normalize(vectors[there], dim=-1), owner[there], [])
+
+
+def _number(path: Path) -> int:
+    """Of a part, as its name says it: 10 comes after 9."""
+    number = path.stem.rpartition("_")[2]
+    if not number.isdigit():
+        raise MmclError(f"{path} does not end in the number of a part, as in {path.stem}_0{path.suffix}.")
+    return int(number)

@@ -19,6 +19,7 @@ from mmcl.data import Source, Stream
 from mmcl.data.index import signature, user_cache
 from mmcl.data.remote import is_remote
 from mmcl.data.shards import is_pipe
+from mmcl.data.source import Selector
 from mmcl.model import Encoder
 from mmcl.tasks.columns import BLOCK, Column
 from mmcl.towers.preparation import preparation
@@ -57,7 +58,8 @@ class VectorStore:
     def key(self, encoder: Encoder, source: Source, stream: Stream, name: str, view: str | None) -> str:
         """By which a column is found again."""
         shards = [_identity(stream, number) for number in range(len(stream.shards.listed))]
-        lies = [source.modalities[name], "all" if source.captions == "all" else "first"]
+        every = source.captions == "all" and Selector.parse(source.modalities[name], name).is_text
+        lies = [source.modalities[name], "all" if every else "first"]
         said = [FORMAT, BLOCK, self.tower(encoder, modality_of(name)), lies, view, shards]
         return hashlib.blake2b(json.dumps(said).encode(), digest_size=20).hexdigest()
 

@@ -117,7 +117,7 @@ def _columns(
         first = next(iter(every))
         stream = _stream(encoder, source, {first: every[first]})
         for name, (of, view) in every.items():
-            keys[name] = store.key(encoder, source, stream, of, None if view is None else name)
+            keys[name] = store.key(encoder, source, stream, of, None if view is None else repr(view))
             column = store.load(keys[name], encoder, of)
             if all(distributed.collect(column is not None)) and column is not None:
                 found[name] = column

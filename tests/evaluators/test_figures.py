@@ -1,4 +1,4 @@
-"""Figures under weights are the same numbers of data in which items stand as often; intervals are those of a bootstrap."""
+"""Figures under weights are the numbers of data in which items stand as often; intervals are those of a bootstrap."""
 
 from collections.abc import Callable
 

@@ -16,6 +16,7 @@ from torchmetrics.functional.retrieval import (
 
 from mmcl.errors import MmclError
 from mmcl.evaluators import Embedded, Items, Retrieval
+from mmcl.evaluators.hubs import HUB_CORRECTIONS
 from mmcl.evaluators.ranking import Relevant, graded_ndcg, ranking_figures, relevant_ranks
 
 NAN = float("nan")
@@ -262,6 +263,24 @@ def test_grades_are_how_many_fields_are_equal() -> None:
     # each text finds the other of its kind (grade 1) first, and the rest ties: 0, then 1, then 2
     dcg = 1 + 0 + 1 / np.log2(4) + 2 / np.log2(5)
     assert found["text_to_image/graded_ndcg@10"] == pytest.approx(dcg / (2 + 1 / np.log2(3) + 1 / 2))
+
+
+def test_hubs_are_corrected_by_the_queries_of_train_and_not_of_the_test() -> None:
+    g = torch.Generator().manual_seed(5)
+    vectors = joint()
+    bank = {m: torch.nn.functional.normalize(torch.randn(30, 6, generator=g), dim=1) for m in ("text", "image")}
+    train = Embedded.single(bank, items(30))
+    part = HUB_CORRECTIONS.check({"name": "nnn", "alpha": 0.75, "k": 3})
+    task = Retrieval(("text", "image"), [1], hubs=part)
+    assert task.trained_on() == ["text", "image"]
+    assert task.score == "cosine - nnn(alpha=0.75, k=3)"
+    found = values(task.measure(Embedded.single(vectors, items(12), train), Nobody()))
+    for a, b in (("text", "image"), ("image", "text")):
+        bias = 0.75 * (vectors[b].double() @ bank[a].double().T).topk(3, 1).values.mean(1)
+        matrix = vectors[a].double() @ vectors[b].double().T - bias
+        mine = [row[0] for row in ranks(matrix, [[i] for i in range(12)])]
+        assert found[f"{a}_to_{b}/mrr"] == pytest.approx(np.mean([1 / r for r in mine]))
+    assert found != values(Retrieval(("text", "image"), [1]).measure(Embedded.single(vectors, items(12)), Nobody()))
 
 
 def test_mistakes_are_told() -> None:
