@@ -1,1 +1,0 @@
-"""Layouts in which data sets are distributed."""
