@@ -12,7 +12,7 @@ from mmcl.layouts.mnist import png
 
 @LAYOUTS.register("digits")
 class Digits(Layout):
-    """The digits of ``sklearn.datasets.load_digits``; the task's root does not matter.
+    """The digits of ``sklearn.datasets.load_digits``; there is no root.
 
     A sample has the picture (``png``, grey: 0 to 16 of ink become 0 to 255) and ``cls``, the digit.
 
@@ -23,7 +23,7 @@ class Digits(Layout):
 
     def holds(self) -> list[str]:
         """Nothing."""
-        return ["nothing that is looked at"]
+        return []
 
     def rows(self, folder: Folder) -> Iterator[Row]:
         """A sample a digit, in scikit-learn's order."""

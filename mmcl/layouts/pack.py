@@ -9,6 +9,7 @@ from pathlib import Path
 import filelock
 
 from mmcl.data import Tally, write_shards
+from mmcl.data.index import user_cache
 from mmcl.data.shards import MANIFEST
 from mmcl.errors import MmclError
 from mmcl.files import write_json
@@ -20,7 +21,7 @@ SAMPLES_PER_SHARD, BYTES_PER_SHARD = 1000, 200_000_000
 _log = logging.getLogger(__name__)
 
 
-def packed(layout: Part, root: Path, cache: Path) -> Path:
+def packed(layout: Part, root: str | Path | None, cache: Path | None = None) -> Path:
     """Shards of a data set, written at the first call and found again afterwards.
 
     They lie in a folder of the cache whose name stands for the layout, its arguments and version, and the path, size
@@ -29,15 +30,20 @@ def packed(layout: Part, root: Path, cache: Path) -> Path:
     files are lost are listed in ``bad_samples.jsonl``, and counted in ``counts.json`` (`lost`).
 
     Args:
-        layout: the checked part.
-        root: the folder of the data set.
-        cache: a folder for such folders.
+        layout: the checked part, not what it builds: its arguments are what samples are made of.
+        root: the folder of the data set; None where the layout reads none.
+        cache: a folder for such folders; in the user's cache, unless told.
 
     Raises:
         MmclError: a file that the layout needs is missing or is not what it should be.
     """
     reader: Layout = layout.build()
-    root = root.expanduser()
+    if root is None and reader.holds():
+        raise MmclError(
+            f"layout {layout.name}: say the `root` that it reads, a folder that holds {'; '.join(reader.holds())}."
+        )
+    root = Path(root or ".").expanduser()
+    cache = user_cache() / "layouts" if cache is None else cache
     media, annotations = survey(reader, root)
     reader.check(root, media)
     paths = [*annotations, *(file.path for file in media)]

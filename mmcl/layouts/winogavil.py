@@ -14,9 +14,10 @@ COLUMNS = ["ID", "cue", "candidates", "associations"]
 class Winogavil(Layout):
     """``winogavil_dataset.csv`` of Hugging Face's nlphuji/winogavil, and the pictures of its archive.
 
-    A sample has the candidates' pictures, ``0.jpg``, ``1.jpg``, ..., and ``json``: ``cue``; ``prompt``, which says "A
-    cue" or "An cue" as the authors and DataComp do; ``candidates``, their names in the order of the pictures;
-    ``associated``, a 1 or a 0 for each; ``num_candidates``. Nothing may be missing.
+    A sample has the pictures of the candidates: ``right.0.jpg``, ``right.1.jpg``, ... of those that people associate
+    with the word, and ``wrong.0.jpg``, ... of the others; and ``json``: ``cue``; ``prompt``, which says "A cue" or "An
+    cue" as the authors and DataComp do; ``right`` and ``wrong``, names in the order of the pictures;
+    ``num_candidates``. Nothing may be missing.
 
     Args:
         table: the CSV.
@@ -41,10 +42,17 @@ class Winogavil(Layout):
             candidates, associations = listed(row["candidates"], where), listed(row["associations"], where)
             if strange := set(associations) - set(candidates):
                 raise MmclError(f"{where}: {min(strange)!r} is associated, but no candidate.")
-            files = {f"{i}.jpg": folder.media(self.images, f"{one}.jpg") for i, one in enumerate(candidates)}
-            said = {"cue": row["cue"], "prompt": prompt(row["cue"]), "candidates": candidates}
-            said["associated"] = [int(one in associations) for one in candidates]
-            yield {"__key__": key_of(row["ID"]), **files, "json": {**said, "num_candidates": len(candidates)}}
+            sides = {
+                "right": [one for one in candidates if one in associations],
+                "wrong": [one for one in candidates if one not in associations],
+            }
+            files = {
+                f"{side}.{place}.jpg": folder.media(self.images, f"{name}.jpg")
+                for side, names in sides.items()
+                for place, name in enumerate(names)
+            }
+            said = {"cue": row["cue"], "prompt": prompt(row["cue"]), **sides, "num_candidates": len(candidates)}
+            yield {"__key__": key_of(row["ID"]), **files, "json": said}
 
 
 def prompt(cue: str) -> str:

@@ -373,18 +373,20 @@ def winogavil(root: Path) -> Miniature:
     table(root, "winogavil_dataset.csv", header, *rows)
     names = sorted({name for some in candidates for name in some})
     data = {name: put(root, f"winogavil_images/{name}.jpg", picture(i)) for i, name in enumerate(names)}
+    wrong = [["shelter", "flea", "shave"], ["shave", "ice", "flea", "a b", "beard"]]
     expected = {
         str(i + 7): {
-            **{f"{j}.jpg": data[name] for j, name in enumerate(some)},
+            **{f"right.{j}.jpg": data[name] for j, name in enumerate(associations[i])},
+            **{f"wrong.{j}.jpg": data[name] for j, name in enumerate(wrong[i])},
             "json": {
                 "cue": ["Pogonophile", "ear"][i],
                 "prompt": ["A pogonophile", "An ear"][i],
-                "candidates": some,
-                "associated": [[1, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0]][i],
-                "num_candidates": len(some),
+                "right": associations[i],
+                "wrong": wrong[i],
+                "num_candidates": [5, 6][i],
             },
         }
-        for i, some in enumerate(candidates)
+        for i in range(2)
     }
     media = ["winogavil_images/bison.jpg", "winogavil_images/owl.jpg"]
     return Miniature({}, expected, ["winogavil_dataset.csv"], media)

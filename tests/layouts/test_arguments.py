@@ -159,7 +159,7 @@ def test_damaged_idx_files(tmp_path: Path, what: str, content: bytes, message: s
 
 
 def test_digits_come_with_scikit_learn(tmp_path: Path) -> None:
-    folder = packed(LAYOUTS.check("digits"), tmp_path / "nowhere", tmp_path / "cache")
+    folder = packed(LAYOUTS.check("digits"), None, tmp_path / "cache")
     made = list(read_samples(folder))
     digits, labels = load_digits(return_X_y=True)
     assert [int(sample["cls"]) for sample in made] == labels.tolist()

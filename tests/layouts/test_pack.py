@@ -129,3 +129,13 @@ def test_two_samples_of_one_key_are_refused(root: Path, tmp_path: Path) -> None:
     table.write_text(table.read_text() + "1-100032-A-0.wav,1,0,dog,True,100032,A\n")
     with pytest.raises(MmclError, match="'1-100032-A-0' comes twice"):
         packed(ESC50, root, tmp_path / "cache")
+
+
+def test_a_layout_that_reads_a_folder_asks_for_its_root(tmp_path: Path) -> None:
+    with pytest.raises(MmclError, match=r"layout esc50: say the `root` that it reads, a folder that holds meta/esc50"):
+        packed(ESC50, None, tmp_path)
+
+
+def test_the_cache_is_the_users(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMCL_CACHE", str(tmp_path / "mine"))
+    assert packed(ESC50, str(root)).parent == tmp_path / "mine" / "layouts"
