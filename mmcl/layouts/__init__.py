@@ -9,6 +9,7 @@ from mmcl.layouts.coco_captions import CocoCaptions
 from mmcl.layouts.crossmodal3600 import Crossmodal3600
 from mmcl.layouts.digits import Digits
 from mmcl.layouts.esc50 import Esc50
+from mmcl.layouts.fashion_iq import FashionIq
 from mmcl.layouts.folders import Folders
 from mmcl.layouts.fsd50k import Fsd50k
 from mmcl.layouts.karpathy import Karpathy
@@ -33,6 +34,7 @@ __all__ = [
     "Crossmodal3600",
     "Digits",
     "Esc50",
+    "FashionIq",
     "Folders",
     "Fsd50k",
     "Karpathy",

@@ -14,7 +14,10 @@ from sklearn.datasets import load_digits
 from mmcl.data import read_samples
 from mmcl.errors import MmclError
 from mmcl.layouts import LAYOUTS, packed
-from tests.layouts.miniatures import MINIATURES, karpathy, put, table, valse
+from tests.layouts.captions import karpathy
+from tests.layouts.files import put, table
+from tests.layouts.miniatures import MINIATURES
+from tests.layouts.others import valse
 
 
 def samples(root: Path, layout: str, **args: Any) -> list[dict[str, Any]]:
@@ -133,6 +136,13 @@ def test_associations_are_candidates(tmp_path: Path) -> None:
     table(tmp_path, "winogavil_dataset.csv", header, ["1", "a", "['b', 'c']", '["d"]'])
     with pytest.raises(MmclError, match="is no list of texts in JSON"):
         samples(tmp_path, "winogavil")
+
+
+def test_targets_are_in_the_gallery(tmp_path: Path) -> None:
+    mini = MINIATURES["fashion_iq"](tmp_path)
+    put(tmp_path, "image_splits/split.dress.val.json", ["B006S3USXC"])
+    with pytest.raises(MmclError, match="the target 'B005LA6IKA' is not in"):
+        samples(tmp_path, "fashion_iq", **mini.args)
 
 
 def test_files_without_an_extension(tmp_path: Path) -> None:

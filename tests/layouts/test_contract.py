@@ -14,7 +14,8 @@ from mmcl.data import read_samples
 from mmcl.errors import MmclError
 from mmcl.layouts import LAYOUTS, lost, packed
 from mmcl.registry import Part
-from tests.layouts.miniatures import MINIATURES, Miniature
+from tests.layouts.files import Miniature
+from tests.layouts.miniatures import MINIATURES
 
 LOSING = ["audiocaps", "vggsound"]
 
@@ -59,7 +60,7 @@ def test_what_is_packed_is_what_was_put_in(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "annotation"),
-    [(name, i) for name in MINIATURES for i in range(2 if name in ("xtd10", "multi30k", "mnist") else 1)],
+    [(name, i) for name in MINIATURES for i in range(2 if name in ("xtd10", "multi30k", "mnist", "fashion_iq") else 1)],
 )
 def test_a_missing_annotation_is_named(name: str, annotation: int, tmp_path: Path) -> None:
     mini = MINIATURES[name](tmp_path)

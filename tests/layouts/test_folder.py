@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmcl.errors import MmclError
 from mmcl.layouts.folder import Folder, filled, key_of
-from tests.layouts.miniatures import picture, pixels, put
+from tests.layouts.files import picture, pixels, put
 
 
 @pytest.fixture

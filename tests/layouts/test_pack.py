@@ -13,7 +13,8 @@ from mmcl.data import read_samples
 from mmcl.errors import MmclError
 from mmcl.layouts import LAYOUTS, packed
 from mmcl.layouts.base import Layout, Row
-from tests.layouts.miniatures import esc50, put
+from tests.layouts.files import put
+from tests.layouts.sounds import esc50
 
 ESC50 = LAYOUTS.check("esc50")
 
