@@ -34,6 +34,7 @@ def test_the_tree_in_it_names_what_is_there() -> None:
     leaves = {"__init__.py", "__main__.py", "py.typed", "__pycache__", "report.html.jinja"}
     small = {
         "errors.py",
+        "files.py",
         "types.py",
         "registry.py",
         "bundled.py",

@@ -26,7 +26,7 @@ def extra_selector(said: str, where: str) -> Selector:
     """
     selector = Selector.parse(said, where)
     for choice in selector.choices:
-        if choice.kind not in ("npy", "json"):
+        if choice.kind not in ("npy", "json") or (choice.kind == "npy" and choice.field):
             raise MmclError(
                 f"{where}: {said!r}: numbers lie in a member (`npy`, `json`) or in a field of a JSON member, as in "
                 "`json:score`."

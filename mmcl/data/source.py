@@ -40,8 +40,8 @@ class Source(Spec):
     """Files, folders, URLs; braces and globs."""
     modalities: dict[str, str]
     """Modality -> members (`jpg;png`, the first that a sample has), a field of a JSON member (`json:caption`,
-    `json:captions.fr`) or the lines of a text (`txt:lines`). A name with a dot (`text.wrong`) is another value of a
-    modality, which goes through its tower."""
+    `json:captions.fr`), the lines of a text (`txt:lines`) or one number of an array, as a text (`npy:0`). A name with a
+    dot (`text.wrong`) is another value of a modality, which goes through its tower."""
     extras: dict[str, str] = {}
     """Name -> where numbers lie that are known of a sample, one or a vector: a member (`npy`, `json`) or a field
     (`json:score`). A sample may lack them."""
@@ -143,7 +143,7 @@ class Choice:
         if self.kind in SOUNDS:
             return Sound(data)
         if self.kind == "npy":
-            return array(data)
+            return array(data) if self.field is None else [entry(data, int(self.field))]
         if self.kind == "json" and self.field is not None:
             return json_field(data, self.field)
         return lines(data) if self.field == "lines" else [text(data)]
@@ -169,11 +169,11 @@ class Selector:
             if choice.kind in PICKLED:
                 raise MmclError(f"{where}: a .{choice.kind} member would run code when it is read; use npy or json.")
             known = choice.kind in IMAGES | SOUNDS | TEXTS | {"json", "npy"}
-            if not known or (colon and choice.kind != "json" and not (field == "lines" and choice.kind in TEXTS)):
+            if not known or (colon and not _has_field(choice.kind, field)):
                 raise MmclError(
                     f"{where}: {said!r} does not say where a modality lies. Write members, as in `jpg;png` "
                     f"({', '.join(sorted(IMAGES | SOUNDS | TEXTS | {'npy'}))}), a field of a JSON member, as in "
-                    "`json:caption`, or the lines of a text, as in `txt:lines`."
+                    "`json:caption`, the lines of a text, as in `txt:lines`, or a number of an array, as in `npy:0`."
                 )
             choices.append(choice)
         return cls(tuple(choices))
@@ -181,7 +181,7 @@ class Selector:
     @property
     def is_text(self) -> bool:
         """Whether texts lie there."""
-        return all(choice.kind == "json" or choice.kind in TEXTS for choice in self.choices)
+        return all(c.kind == "json" or c.kind in TEXTS or (c.kind == "npy" and c.field) for c in self.choices)
 
     @property
     def extensions(self) -> list[str]:
@@ -191,6 +191,11 @@ class Selector:
     def find(self, members: Iterable[str]) -> Choice | None:
         """The first choice that a sample with these members has."""
         return next((choice for choice in self.choices if choice.extension in members), None)
+
+
+def _has_field(kind: str, field: str) -> bool:
+    """Whether a member of a kind has such a field."""
+    return kind == "json" or (field == "lines" and kind in TEXTS) or (kind == "npy" and field.isdecimal())
 
 
 def chosen(texts: list[str], policy: str, draw: Callable[[], np.random.Generator], most: int = 1) -> list[str]:
@@ -261,6 +266,19 @@ def _lookup(record: Any, field: str) -> Any:
         return record[field]
     first, dot, rest = field.partition(".")
     return _lookup(record[first], rest) if dot and isinstance(record, dict) and first in record else None
+
+
+def entry(data: bytes, place: int) -> str:
+    """One number of an .npy file of one axis, as a text: ``3`` whether it was written as 3 or 3.0."""
+    try:
+        values = np.asarray(_load(data)).astype(np.float64)
+    except Exception as error:  # numpy's reader raises whatever it meets
+        raise BadSampleError(f"array cannot be read ({type(error).__name__})") from None
+    if values.ndim != 1 or place >= len(values):
+        raise BadSampleError(f"an array of shape {values.shape} has no number {place}")
+    if not np.isfinite(values[place]):
+        raise AbsentError("no number in the array")
+    return f"{values[place]:.17g}"
 
 
 def array(data: bytes) -> Tensor:

@@ -12,6 +12,9 @@ import soundfile
 import torch
 
 from mmcl.data import Source, Stream
+from mmcl.data.extras import extra_selector
+from mmcl.data.source import Selector
+from mmcl.errors import MmclError
 from mmcl.media import AudioTransform
 from tests.data.test_index import tar
 from tests.data.test_stream import picture
@@ -110,3 +113,41 @@ def test_ready_vectors(tmp_path: Path, where: str) -> None:
         ("b", "array is not finite"),
         ("c", "array cannot be read (ValueError)"),
     ]
+
+
+def test_a_number_of_an_array_is_a_label(tmp_path: Path) -> None:
+    """WILDS' metadata in DataComp's shards: region, year and class beside each picture."""
+    rows = {
+        "a": np.array([3, 2016, 61]),
+        "b": np.array([5.0, 2017.5, 2**24 + 1]),
+        "c": np.array([1, np.nan, 2]),
+        "d": np.array([[1, 2, 3]]),
+        "e": np.array([1.0]),
+    }
+    members = []
+    for key, value in rows.items():
+        np.save(out := io.BytesIO(), value)
+        members.append((f"{key}.npy", out.getvalue()))
+    tar(tmp_path / "0.tar", [*members, ("f.npy", b"nothing"), ("g.npy", b"")])
+    source = Source(shards=str(tmp_path), modalities={"region": "npy:0", "year": "npy:1", "class": "npy:2"})
+    (batch,) = list(Stream(source, batch_size=9, shuffle=False))
+    assert batch["region"] == ["3", "5", "1", None, "1", None, None]
+    assert batch["year"] == ["2016", "2017.5", None, None, None, None, None]
+    assert batch["class"][:3] == ["61", "16777217", "2"]
+    reasons = {(bad.key, bad.modality): bad.reason for bad in batch.bad}
+    assert reasons["c", "year"] == "no number in the array"
+    assert reasons["d", "region"] == "an array of shape (1, 3) has no number 0"
+    assert reasons["e", "year"] == "an array of shape (1,) has no number 1"
+    assert reasons["f", "region"].startswith("array cannot be read")
+    assert ("e", "region") not in reasons
+
+
+@pytest.mark.parametrize("said", ["npy:", "npy:x", "npy:-1", "npy:1.5", "npy:lines", "png:0"])
+def test_what_is_no_number_of_an_array_is_told(tmp_path: Path, said: str) -> None:
+    with pytest.raises(MmclError, match="does not say where a modality lies"):
+        Selector.parse(said, "data")
+
+
+def test_an_extra_is_no_single_number_of_an_array() -> None:
+    with pytest.raises(MmclError, match="numbers lie in a member"):
+        extra_selector("npy:0", "data")
