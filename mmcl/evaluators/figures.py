@@ -35,18 +35,18 @@ class Figure:
         return self.statistic(torch.ones(1, self.units, dtype=torch.float64)).item()
 
 
-def mean(values: Tensor, unit: Int[Tensor, " values"] | None = None, counts: Tensor | None = None) -> Figure:
+def mean(values: Tensor, unit: Int[Tensor, " values"] | None = None, units: int | None = None) -> Figure:
     """Mean over values.
 
     Args:
         values: numbers, or flags.
         unit: the unit that each value belongs to; its own, unless told.
-        counts: how much each value counts; once, unless told.
+        units: how many there are; as many as have values, unless told.
     """
     numbers = values.double()
-    weights = torch.ones_like(numbers) if counts is None else counts.double()
+    weights = torch.ones_like(numbers)
     unit = torch.arange(len(numbers)) if unit is None else unit
-    units = int(unit.max()) + 1 if len(unit) else 0
+    units = (int(unit.max()) + 1 if len(unit) else 0) if units is None else units
     sums = torch.zeros(units, 2, dtype=torch.float64)
     sums.index_add_(0, unit, torch.stack([numbers * weights, weights], 1))
 
@@ -57,12 +57,13 @@ def mean(values: Tensor, unit: Int[Tensor, " values"] | None = None, counts: Ten
     return Figure(statistic, units, len(numbers))
 
 
-def median(values: Tensor, unit: Int[Tensor, " values"] | None = None) -> Figure:
+def median(values: Tensor, unit: Int[Tensor, " values"] | None = None, units: int | None = None) -> Figure:
     """Median; where there are two middles, their mean (the lower one would flatter ranks).
 
     Args:
         values: numbers.
         unit: see `mean`.
+        units: see `mean`.
     """
     unit = torch.arange(len(values)) if unit is None else unit
     numbers, order = values.double().sort()
@@ -76,7 +77,7 @@ def median(values: Tensor, unit: Int[Tensor, " values"] | None = None) -> Figure
         upper = (below <= half).sum(1).clamp(max=last)
         return (numbers[lower] + numbers[upper]) / 2
 
-    return Figure(statistic, int(unit.max()) + 1, len(values))
+    return Figure(statistic, int(unit.max()) + 1 if units is None else units, len(values))
 
 
 def macro(values: Tensor, group: Int[Tensor, " values"], groups: int) -> Figure:

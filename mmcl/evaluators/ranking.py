@@ -98,6 +98,7 @@ def ranking_figures(
     counts: Int[Tensor, " queries"],
     at: Sequence[int],
     unit: Int[Tensor, " queries"],
+    units: int,
     fold: Int[Tensor, " queries"] | None = None,
 ) -> dict[str, Figure]:
     r"""Figures of ranks: of each query's best, but for `map@10` and `ndcg@10`, which look at all that belongs to it.
@@ -115,35 +116,36 @@ def ranking_figures(
         counts: how many rows belong to each query (P).
         at: the k of recall at k.
         unit: the independent thing that each query is of.
+        units: how many there are.
         fold: of each query, where the gallery was divided: the median is the mean of the folds' medians.
 
     Reference:
         Järvelin and Kekäläinen, "Cumulated Gain-Based Evaluation of IR Techniques", ACM TOIS 2002 (ndcg).
     """
     best = ranks[:, 0].double()
-    figures = {f"recall@{k}": mean(best <= k, unit) for k in at}
-    figures["median_rank"] = _median(best, unit, fold)
-    figures["mrr"] = mean(1 / best, unit)
+    figures = {f"recall@{k}": mean(best <= k, unit, units) for k in at}
+    figures["median_rank"] = _median(best, unit, units, fold)
+    figures["mrr"] = mean(1 / best, unit, units)
     place = torch.arange(1, ranks.shape[1] + 1)
     first = (ranks > 0) & (ranks <= KEPT)
     ideal = counts.clamp(max=KEPT)
     precisions = torch.where(first, place / ranks.clamp(min=1).double(), 0).sum(1)
-    figures["map@10"] = mean(precisions / ideal, unit)
+    figures["map@10"] = mean(precisions / ideal, unit, units)
     gains = torch.where(first, 1 / (1 + ranks.double()).log2(), 0).sum(1)
     best_gains = (1 / (1 + torch.arange(1, KEPT + 1).double()).log2()).cumsum(0)
-    figures["ndcg@10"] = mean(gains / best_gains[ideal - 1], unit)
+    figures["ndcg@10"] = mean(gains / best_gains[ideal - 1], unit, units)
     return figures
 
 
-def _median(best: Tensor, unit: Tensor, fold: Tensor | None) -> Figure:
+def _median(best: Tensor, unit: Tensor, units: int, fold: Tensor | None) -> Figure:
     if fold is None:
-        return median(best, unit)
-    folds = [(unit[fold == f], median(best[fold == f], unit[fold == f])) for f in fold.unique()]
+        return median(best, unit, units)
+    folds = [median(best[fold == f], unit[fold == f], units) for f in fold.unique()]
 
     def statistic(w: Tensor) -> Tensor:
-        return torch.stack([one.statistic(w[:, : one.units]) for _, one in folds]).nanmean(0)
+        return torch.stack([one.statistic(w) for one in folds]).nanmean(0)
 
-    return Figure(statistic, int(unit.max()) + 1, len(best))
+    return Figure(statistic, units, len(best))
 
 
 def graded_ndcg(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Evaluator, Example, Findings, Items, spread
+from mmcl.evaluators.combined import mean_of
 from mmcl.evaluators.figures import Figure, mean, numbered
 from mmcl.evaluators.hubs import HubCorrection, HubPart
 from mmcl.evaluators.ranking import (
@@ -72,6 +73,7 @@ class Retrieval(Evaluator):
         grades: fields that make a grade, for `graded_ndcg@10`: the number of those in which an item of the gallery
             equals the query's.
         hubs: a correction of what too many queries find, learned from the queries of ``train``.
+        distractors: whether samples that lack the query (by `optional` in the data) stay in the gallery.
     """
 
     def __init__(  # noqa: PLR0913 - each is a choice of the task's
@@ -85,13 +87,16 @@ class Retrieval(Evaluator):
         equal_texts: bool = True,
         grades: list[str] = [],  # noqa: B006
         hubs: HubPart | None = None,
+        distractors: bool = False,
     ) -> None:
         one, other = ([m] if isinstance(m, str) else list(m) for m in modalities)
         self.sides = (one, other)
         if not one or not other or set(one) & set(other):
             raise MmclError(f"retrieval: two sides that share no modality are needed; got {one} and {other}.")
         self.at, self.both, self.folds, self.equal_texts, self.grades = at, both, folds, equal_texts, grades
-        self.distinct = distinct
+        self.distinct, self.partial = distinct, distractors
+        if distractors and both:
+            raise MmclError("retrieval: distractors belong to no query; say `both: false`.")
         if unknown := set(distinct) - {one[0], other[0]}:
             raise MmclError(f"retrieval: distinct: {sorted(unknown)} begin no side; the sides are {one} and {other}.")
         self.part = score
@@ -125,7 +130,8 @@ class Retrieval(Evaluator):
         """Figures of each direction; of the median rank the smaller is better."""
         names = [*(f"recall@{k}" for k in self.at), "median_rank", "mrr", "map@10", "ndcg@10"]
         names += ["graded_ndcg@10"] if self.grades else []
-        return {f"{d}/{name}": name != "median_rank" for d in self._directions() for name in names}
+        each = {f"{d}/{name}": name != "median_rank" for d in self._directions() for name in names}
+        return each | (dict.fromkeys([f"mean_recall@{k}" for k in self.at], True) if self.both else {})
 
     def check(self, items: Items, train: Items | None = None) -> None:
         """See that folds come out even, and that grades are there."""
@@ -135,10 +141,10 @@ class Retrieval(Evaluator):
             items.one(name)
 
     def measure(self, data: Embedded, embedder: Embedder) -> Findings:
-        """``a_to_b/recall@k`` and the others, in both directions, and examples."""
+        """``a_to_b/recall@k`` and the others, in both directions, their mean ``mean_recall@k``, and examples."""
         figures: dict[str, Figure] = {}
         examples: list[Example] = []
-        _, unit = data.items.ids.unique(return_inverse=True)  # what shows the same thing is not independent
+        things, unit = data.items.ids.unique(return_inverse=True)  # what shows the same thing is not independent
         for name, (asking, found) in self._directions().items():
             queries, gallery = (side(data, names, names[0] in self.distinct) for names in (asking, found))
             folds = [self._direction(queries, gallery, data, asking, fold) for fold in self._folds(data)]
@@ -151,12 +157,15 @@ class Retrieval(Evaluator):
             of = torch.cat([torch.full((len(one.queries),), i) for i, one in enumerate(folds)])
             width = max(one.shape[1] for one in ranks)
             every = torch.cat([F.pad(one, (0, width - one.shape[1])) for one in ranks])
-            made = ranking_figures(every, counts, self.at, units, of if self.folds else None)
+            made = ranking_figures(every, counts, self.at, units, len(things), of if self.folds else None)
             if self.grades:
-                made["graded_ndcg@10"] = self._graded(folds, data, unit)
+                made["graded_ndcg@10"] = self._graded(folds, data, unit, len(things))
             figures |= {f"{name}/{metric}": figure for metric, figure in made.items()}
             if len(folds) == 1:
                 examples += _examples(folds[0], data, asking, found, ranks[0][:, 0])
+        if self.both:
+            ways = list(self._directions())
+            figures |= {f"mean_recall@{k}": mean_of([figures[f"{w}/recall@{k}"] for w in ways]) for k in self.at}
         return Findings(figures, examples)
 
     def _directions(self) -> dict[str, tuple[list[str], list[str]]]:
@@ -195,7 +204,7 @@ class Retrieval(Evaluator):
         bias = hubs(*(score.candidates(list(vectors))[0] for vectors in (one.gallery.vectors, bank)))
         return lambda start, end: one.scores(start, end).sub_(bias)
 
-    def _graded(self, folds: Sequence[Direction], data: Embedded, unit: Int[Tensor, " items"]) -> Figure:
+    def _graded(self, folds: Sequence[Direction], data: Embedded, unit: Int[Tensor, " items"], units: int) -> Figure:
         codes = [numbered(data.items.one(name))[0] for name in self.grades]
         found = []
         for one in folds:
@@ -207,7 +216,7 @@ class Retrieval(Evaluator):
             found.append(graded_ndcg(one.scores, grades, len(one.queries)))
         values, items = torch.cat(found), torch.cat([one.queries.item for one in folds])
         there = ~values.isnan()
-        return mean(values[there], unit[items[there]])
+        return mean(values[there], unit[items[there]], units)
 
 
 def _called(names: Sequence[str]) -> str:

@@ -2,26 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
+from pydantic import Field, model_validator
 
 from mmcl import bundled
 from mmcl.data import Source
 from mmcl.data.remote import is_remote, read_remote
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.evaluators import EvaluatorPart
+from mmcl.layouts import LayoutPart
 from mmcl.recipe import check, read_yaml
-from mmcl.registry import Part, Spec
+from mmcl.registry import Spec
 
 DATA = "data"
 """Where the shards of tasks lie, below the current folder, unless told."""
-
-
-def _layout(value: Any) -> Part:
-    from mmcl.layouts import LAYOUTS
-
-    return LAYOUTS.check(value)
 
 
 class TaskData(Source):
@@ -29,7 +24,7 @@ class TaskData(Source):
 
     shards: str | list[str] = []
     """Files, folders, URLs; braces and globs. Relative ones lie below the task's `root`."""
-    layout: Annotated[SerializeAsAny[Part], PlainValidator(_layout)] | None = None
+    layout: LayoutPart | None = None
     """What reads `root` where it holds no shards; it is packed once, into shards in the user's cache."""
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from mmcl.data import Source, Stream
 from mmcl.data.source import IMAGES, Selector
 from mmcl.errors import MmclError
 from mmcl.evaluators import Confusion, Embedded, Evaluator, Example, Findings, Items, intervals
+from mmcl.layouts import packed
 from mmcl.model import Encoder
 from mmcl.tasks.columns import Column
 from mmcl.tasks.items import read_items
@@ -154,11 +155,7 @@ class Task:
         if said.extras:
             raise MmclError(f"{where}.extras: only training looks at extras; leave them out.")
         if said.layout is not None:
-            from mmcl.layouts import packed
-
-            if self.spec.root is None:
-                raise MmclError(f"{where}.layout: say the `root` that it lies in.")
-            said = said.model_copy(update={"layout": None, "shards": str(packed(said.layout.build(), self.spec.root))})
+            said = said.model_copy(update={"layout": None, "shards": str(packed(said.layout, self.spec.root))})
         source = Source(**{key: value for key, value in said.model_dump().items() if key != "layout"})
         Stream(source.fixed(), batch_size=1, shuffle=False)  # missing shards are told before anything is embedded
         return Split(f"task {self.name}: {where}", source, list(modalities))

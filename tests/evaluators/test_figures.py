@@ -136,7 +136,7 @@ def test_intervals_are_the_same_each_time_and_whatever_is_asked_beside(monkeypat
 
 
 def test_a_resample_without_anything_to_measure_does_not_count() -> None:
-    figure = mean(torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([1.0, 1.0]))
+    figure = mean(torch.tensor([1.0, 0.0]), torch.tensor([0, 0]))
     assert intervals({"m": figure})["m"] == (0.5, 0.5)
     some = macro(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0, 1, 1]), 2)
     low, high = intervals({"m": some})["m"]

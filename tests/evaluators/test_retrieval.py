@@ -100,7 +100,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_figures_by_hand() -> None:
     found = torch.tensor([[1, 3], [2, 0], [6, 12], [5, 0]])
-    figures = ranking_figures(found, torch.tensor([2, 1, 2, 1]), [1, 5, 10], torch.arange(4))
+    figures = ranking_figures(found, torch.tensor([2, 1, 2, 1]), [1, 5, 10], torch.arange(4), 4)
     assert values(type("F", (), {"figures": figures})) == pytest.approx(
         {
             "recall@1": 0.25,
@@ -128,7 +128,7 @@ def test_figures_are_those_of_torchmetrics() -> None:
     target = torch.rand(20, 10, generator=g) < 0.2
     target[:, 0] |= ~target.any(1)
     belongs = [row.nonzero()[:, 0].tolist() for row in target]
-    figures = ranking_figures(torch.tensor(ranks(scores, belongs)), target.sum(1), [1, 5], torch.arange(20))
+    figures = ranking_figures(torch.tensor(ranks(scores, belongs)), target.sum(1), [1, 5], torch.arange(20), 20)
     pairs = list(zip(scores, target, strict=True))
 
     def theirs(metric: Any, **more: Any) -> float:
