@@ -2,6 +2,8 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -72,6 +74,7 @@ class Swapped(Foils):
                 raise MmclError(f"kept: {phrase!r} has none of the words of `pairs`; leave it out.")
         self.pairs = pairs
         self.patterns = [_pattern(kept, pair) for pair in pairs]
+        self.opposites = [{one.casefold(): other, other.casefold(): one} for one, other in pairs]
 
     def kinds(self) -> list[str]:
         """A pair of words each, as in `left/right`."""
@@ -80,24 +83,24 @@ class Swapped(Foils):
     def __call__(self, text: str) -> list[Foil]:
         """One for every pair that occurs."""
         found: dict[str, str] = {}
-        for kind, (one, other), pattern in zip(self.kinds(), self.pairs, self.patterns, strict=True):
-            opposite = {one.casefold(): other, other.casefold(): one}
-
-            def exchanged(match: re.Match[str], opposite: dict[str, str] = opposite) -> str:
-                word = match["word"]
-                return match[0] if word is None else _cased(opposite[word.casefold()], word)
-
-            made = pattern.sub(exchanged, text)
+        for kind, opposites, pattern in zip(self.kinds(), self.opposites, self.patterns, strict=True):
+            made = pattern.sub(partial(_exchanged, opposites), text)
             if made != text:
                 found.setdefault(made, kind)
         return [Foil(kind, made) for made, kind in found.items()]
 
 
-def _pattern(kept: list[str], words: list[str] | tuple[str, ...]) -> re.Pattern[str]:
+def _pattern(kept: Sequence[str], words: Sequence[str]) -> re.Pattern[str]:
     """Finds what is to be kept, or else one of some words; longer ones first."""
     names, found = ("|".join(map(re.escape, sorted(said, key=len, reverse=True))) for said in (kept, words))
     keep = f"(?:{names})|" if names else ""
     return re.compile(rf"(?<!\w)(?:{keep}(?P<word>{found}))(?!\w)", re.IGNORECASE)
+
+
+def _exchanged(opposites: Mapping[str, str], match: re.Match[str]) -> str:
+    """The opposite of what was found; what is to be kept as it is."""
+    word = match["word"]
+    return match[0] if word is None else _cased(opposites[word.casefold()], word)
 
 
 def _cased(word: str, like: str) -> str:
