@@ -31,9 +31,10 @@ class Choice(Evaluator):
 
         accuracy = mean over questions of [ s(q, right) > max over wrong of s(q, wrong) ]
 
-    A tie is wrong, and so is what is not a number, and a question whose right caption stands among its wrong ones.
-    Chance is the mean of 1 / (1 + wrong candidates). With ``groups``, ``macro_accuracy`` is the mean over groups of the
-    accuracy of each one's questions. Intervals draw items.
+    A tie is wrong, and so is what is not a number. A wrong caption that is the very text of the right one (a shuffle
+    that changed nothing) is not wrong: it is left out, with its question where there is no other, and counted in the
+    details. Chance is the mean of 1 / (1 + wrong candidates). With ``groups``, ``macro_accuracy`` is the mean over
+    groups of the accuracy of each one's questions. Intervals draw items.
 
     ARO: ``groups: {field: relation, without: [...]}`` with the symmetric relations of its notebook, and
     ``{field: attributes, least: 25}``. SugarCrepe and VALSE: groups are the subsets, or instruments; VALSE's pairwise
@@ -48,7 +49,7 @@ class Choice(Evaluator):
         right: column of what fits.
         wrong: columns of what does not; ``text.wrong`` for ``text``, unless told or made.
         foils: how wrong captions are made from the right ones, instead: `swapped` or `order`. A caption that none can
-            be made from asks no question; how many such there are stands in the details.
+            be made from asks no question, and is counted in the details.
         groups: the field that items are grouped by, or more of it.
 
     Raises:
@@ -104,31 +105,47 @@ class Choice(Evaluator):
         Raises:
             MmclError: they are not.
         """
-        asked = [1] * len(items)
-        if self.right in items.texts:
-            asked = [len(texts) for texts in items.several(self.right)]
-        if self.foils:
-            if self.right not in items.texts:
-                raise MmclError(f"`foils` makes wrong captions of right ones, but {self.right} holds no texts.")
-            asked = [sum(bool(self.foils(text)) for text in texts) for texts in items.several(self.right)]
-            if not any(asked):
-                raise MmclError(
-                    f"`foils` makes no wrong caption of any text of {self.right}; {self._kinds()} change none."
-                )
+        if self.foils and self.right not in items.texts:
+            raise MmclError(f"`foils` makes wrong captions of right ones, but {self.right} holds no texts.")
+        asked = [self._asks(items, i) for i in range(len(items))]
+        if not any(asked):
+            none = (
+                f"{self._kinds()} change none" if self.foils else f"those of {', '.join(self.wrong)} are the right ones"
+            )
+            raise MmclError(f"no text of {self.right} has a wrong one: {none}.")
         if self.groups:
             self.groups.check(items.one(self.groups.field), asked)
 
+    def _asks(self, items: Items, item: int) -> int:
+        """How many questions an item asks, as far as texts tell."""
+        if self.right not in items.texts:
+            return 1
+        rights = items.several(self.right)[item]
+        if self.foils:
+            return sum(bool(self.foils(text)) for text in rights)
+        if any(name not in items.texts for name in self.wrong):
+            return len(rights)
+        wrong = {text for name in self.wrong for text in items.several(name)[item]}
+        return sum(bool(wrong - {text}) for text in rights)
+
     def measure(self, data: Embedded, embedder: Embedder) -> Findings:
         """``accuracy``; ``macro_accuracy`` and ``accuracy/GROUP`` where there are groups."""
-        asked = self._made(data, embedder) if self.foils else self._given(data)
+        every = self._made(data, embedder) if self.foils else self._given(data)
+        asked = every.distinct()
+        if not len(asked.item):
+            raise MmclError(
+                f"no text of {self.right} has a wrong one: those of {', '.join(self.wrong)} are the right ones."
+            )
         correct = asked.correct()
         unit = asked.item.unique(return_inverse=True)[1]
         figures = {"accuracy": mean(correct, unit)}
-        details: dict[str, Any] = {"chance": asked.chance(), "right_among_wrong": asked.impossible()}
-        details |= {"by_wrong": asked.by_kind(self._kinds()), "blind": asked.blind()}
-        if self.foils:
-            texts, items = len(data.owner[self.right]), len(data.items)
-            details["left_out"] = {"texts": texts - len(asked.item), "items": items - len(asked.item.unique())}
+        details: dict[str, Any] = {"chance": asked.chance(), "by_wrong": asked.by_kind(self._kinds())}
+        details["blind"] = asked.blind()
+        details["left_out"] = {
+            "items": len(data.items) - len(asked.item.unique()),
+            "questions": len(data.owner[self.right]) - len(asked.item),
+            "wrong": len(every.wrong) - len(asked.wrong),
+        }
         if self.groups:
             more, details["by_group"] = self._by_group(data.items, asked, correct, unit)
             figures |= more
@@ -162,7 +179,7 @@ class Choice(Evaluator):
         made: list[list[Foil]] = [self.foils(text) for text in written]
         rows = torch.tensor([i for i, some in enumerate(made) if some], dtype=torch.long)
         if not len(rows):
-            raise MmclError(f"`foils` makes no wrong caption of any text of {self.right}.")
+            raise MmclError(f"no text of {self.right} has a wrong one: {self._kinds()} change none.")
         every = [(question, foil) for question, i in enumerate(rows.tolist()) for foil in made[i]]
         texts = list(dict.fromkeys(foil.text for _, foil in every))
         number = {text: i for i, text in enumerate(texts)}

@@ -34,12 +34,27 @@ class Questions:
         return self.right > self.rival()
 
     def rival(self) -> Float[Tensor, " questions"]:
-        """Score of the best wrong candidate, which is infinite where that has the right one's very text."""
-        return best(self._feared(), self.of, len(self.item))
+        """Score of the best wrong candidate."""
+        return best(self.wrong, self.of, len(self.item))
 
-    def impossible(self) -> int:
-        """How many questions have the right caption among the wrong ones."""
-        return len(self.of[self._same()].unique())
+    def distinct(self) -> "Questions":
+        """The same without wrong candidates that have the very text of the right one, and so are not wrong.
+
+        Questions that have no others are left out.
+        """
+        pairs = zip(self.of.tolist(), self.texts, strict=True)
+        keep = torch.tensor([t is None or t != self.rights[q] for q, t in pairs], dtype=torch.bool)
+        asked = torch.bincount(self.of[keep], minlength=len(self.item)) > 0
+        number = asked.cumsum(0) - 1
+        return Questions(
+            self.item[asked],
+            self.right[asked],
+            [self.rights[q] for q in asked.nonzero()[:, 0].tolist()],
+            self.wrong[keep],
+            number[self.of[keep]],
+            self.kind[keep],
+            [self.texts[row] for row in keep.nonzero()[:, 0].tolist()],
+        )
 
     def chance(self) -> float:
         """Accuracy of scores that are drawn by lot."""
@@ -58,12 +73,12 @@ class Questions:
 
     def by_kind(self, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Accuracy against wrong candidates of each kind alone, over the questions that have such."""
-        found, feared = {}, self._feared()
+        found = {}
         for number, kind in enumerate(kinds):
             mine = self.kind == number
             there = torch.bincount(self.of[mine], minlength=len(self.item)) > 0
             if there.any():
-                found[kind] = share((self.right > best(feared[mine], self.of[mine], len(self.item)))[there])
+                found[kind] = share((self.right > best(self.wrong[mine], self.of[mine], len(self.item)))[there])
         return found
 
     def ranked(self, question: int, right: str, kinds: Sequence[str]) -> list[str]:
@@ -72,14 +87,6 @@ class Questions:
         candidates = [(self.wrong[row].item(), 0, self.texts[row] or kinds[int(self.kind[row])]) for row in rows]
         candidates.append((self.right[question].item(), 1, self.rights[question] or right))
         return [name for _, _, name in sorted(candidates, key=lambda c: (c[0] != c[0], -c[0], c[1]))]
-
-    def _same(self) -> Bool[Tensor, " wrong"]:
-        """Wrong candidates that have the very text of the right one."""
-        pairs = zip(self.of.tolist(), self.texts, strict=True)
-        return torch.tensor([t is not None and t == self.rights[q] for q, t in pairs], dtype=torch.bool)
-
-    def _feared(self) -> Float[Tensor, " wrong"]:
-        return self.wrong.masked_fill(self._same(), torch.inf)
 
 
 def each_question(owner: Int[Tensor, " rows"], counts: Int[Tensor, " items"]) -> tuple[Tensor, Tensor]:

@@ -137,23 +137,48 @@ def test_the_other_way_round_by_names_alone() -> None:
     assert found.examples[1].found == ["image.wrong", "image"]
 
 
-def test_a_right_caption_among_the_wrong_ones_cannot_be_told_apart_whatever_the_scores_say() -> None:
-    texts = {"text": [["a b"], ["c"]], "text.wrong": [["b a"], ["d"]], "text.wrong.2": [["a b"], ["e"]]}
-    scores = {"text": [[0.9], [0.9]], "text.wrong": [[0.1], [0.1]], "text.wrong.2": [[0.2], [0.95]]}
-    found = choice().measure(data("image", scores, texts), Deaf())
-    assert found.figures["accuracy"].value == 0
-    assert found.details["right_among_wrong"] == 1
-    assert found.details["by_wrong"] == {
-        "text.wrong": {"accuracy": 1, "n": 2},
-        "text.wrong.2": {"accuracy": 0, "n": 2},
+def test_a_wrong_caption_that_is_the_right_one_is_left_out_and_counted() -> None:
+    texts = {
+        "text": [["a b"], ["c"], ["d", "e"]],
+        "text.wrong": [["b a"], ["f"], ["d"]],
+        "text.wrong.2": [["a b"], ["g"], ["d"]],
+        "by": [["x"], ["x"], ["y"]],
     }
+    wrong = {"text.wrong": [[0.1], [0.1], [0.5]], "text.wrong.2": [[0.9], [0.95], [0.5]]}
+    given = data("image", {"text": [[0.9], [0.9], [0.5, 0.6]], **wrong}, texts)
+    evaluator = choice(least=1)
+    evaluator.check(given.items)
+    found = evaluator.measure(given, Deaf())
+    assert found.figures["accuracy"].value == pytest.approx(2 / 3)
+    assert found.details["left_out"] == {"items": 0, "questions": 1, "wrong": 3}
+    assert found.details["chance"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 3) / 3)
+    assert found.details["by_wrong"] == {
+        "text.wrong": {"accuracy": 1, "n": 3},
+        "text.wrong.2": {"accuracy": 0.5, "n": 2},
+    }
+    assert found.details["by_group"]["y"] == {"accuracy": 1, "n": 1, "in_macro": True}
+    with pytest.raises(MmclError, match="the largest has 2 questions"):
+        choice(least=3).check(given.items)
+
+
+def test_with_shuffles_that_changed_nothing_it_is_what_the_code_of_aro_finds() -> None:
+    rng = np.random.default_rng(1)
+    scores, same = rng.uniform(-1, 1, (300, 3)).astype(np.float32), rng.random((300, 2)) < 0.2
+    same[same.all(1), 0] = False  # a question is left
+    scores[:, 1:][same] = scores[:, :1].repeat(2, 1)[same]
+    texts = {"text": [["r"]] * 300}
+    texts |= {n: [["r" if s else "w"] for s in same[:, i]] for i, n in enumerate(["text.wrong", "text.wrong.2"])}
+    columns = ["text", "text.wrong", "text.wrong.2"]
+    given = data("image", {n: [[s] for s in scores[:, i].tolist()] for i, n in enumerate(columns)}, texts)
+    theirs = (np.argmax(scores, axis=1) == 0).mean()  # COCO-Order: at a tie the first, which is the right one
+    assert values(choice().measure(given, Deaf()).figures)["accuracy"] == pytest.approx(theirs)
 
 
 def test_who_never_looks_takes_the_longest_or_the_shortest() -> None:
-    texts = {"text": [["aaa"], ["aa"], ["a"]], "text.wrong": [["aa"], ["aa"], ["aa", "aaa"]]}
-    scores = {"text": [[0.9]] * 3, "text.wrong": [[0.1], [0.1], [0.1, 0.1]]}
+    texts = {"text": [["aaa"], ["aa"], ["a"], ["aaaa"]], "text.wrong": [["aa"], ["bb"], ["aa", "aaa"], ["b", "cc"]]}
+    scores = {"text": [[0.9]] * 4, "text.wrong": [[0.1], [0.1], [0.1, 0.1], [0.1, 0.1]]}
     found = Choice().measure(data("image", scores, texts), Deaf())
-    assert found.details["blind"] == {"longest": pytest.approx(1 / 3), "shortest": pytest.approx(1 / 3)}
+    assert found.details["blind"] == {"longest": 0.5, "shortest": 0.25}
 
 
 def test_examples_show_candidates_best_first_and_the_worst_mistakes() -> None:
@@ -193,7 +218,7 @@ def test_made_captions_stand_against_those_that_they_are_made_of() -> None:
     # left dog 0.5 > 0.4; right dog 0.5 < 0.6; up left 0.5 > 0.2 but < 0.7; left dog 0.3 < 0.4
     assert found.figures["accuracy"].value == 1 / 4
     assert (found.figures["accuracy"].n, found.figures["accuracy"].units) == (4, 4)
-    assert found.details["left_out"] == {"texts": 2, "items": 1}
+    assert found.details["left_out"] == {"items": 1, "questions": 2, "wrong": 0}
     assert found.details["chance"] == pytest.approx((3 / 2 + 1 / 3) / 4)
     assert found.details["by_wrong"] == {
         "left/right": {"accuracy": 0.5, "n": 4},
@@ -244,8 +269,13 @@ def test_columns_that_mean_nothing_are_refused(said: dict[str, object], message:
 
 def test_data_that_do_not_fit_are_told_before_they_are_embedded() -> None:
     items = data("image", {"text": [[0.1]]}, {"text": [["a dog"]], "by": [["x"]]}).items
-    with pytest.raises(MmclError, match=r"makes no wrong caption of any text of text; \['left/right', 'up/down'\]"):
+    with pytest.raises(MmclError, match=r"no text of text has a wrong one: \['left/right', 'up/down'\] change none"):
         Choice(foils=SWAPPED).check(items)
+    same = data("image", {"text": [[0.1]], "text.wrong": [[0.1]]}, {"text": [["a"]], "text.wrong": [["a"]]})
+    with pytest.raises(MmclError, match=r"no text of text has a wrong one: those of text\.wrong are the right ones"):
+        Choice().check(same.items)
+    with pytest.raises(MmclError, match=r"those of text\.wrong are the right ones"):
+        Choice().measure(same, Deaf())
     with pytest.raises(MmclError, match="image holds no texts"):
         Choice("text", "image", foils=SWAPPED).check(items)
     with pytest.raises(MmclError, match="`least` is 2"):
