@@ -144,10 +144,11 @@ class Association(Evaluator):
     def _examples(self, data: Embedded, scores: Tensor, owner: Tensor, belongs: Tensor) -> list[Example]:
         """Candidates of a few cues, best first, by their columns."""
         columns = [name for name in (*self.right, *self.wrong) for _ in range(len(data.owner[name]))]
-        shown, order = words(data, self.query), _order(scores, owner, belongs)
+        shown, order = words(data, self.query), _order(scores, owner, belongs).tolist()
+        items = owner.tolist()
         examples = []
         for i in spread(len(data.items), SHOWN):
-            rows = [row for row in order.tolist() if owner[row] == i]
+            rows = [row for row in order if items[row] == i]
             query = data.items.keys[i] if shown is None else shown[i]
             correct = [columns[row] for row in sorted(rows) if belongs[row]]
             found = [columns[row] for row in rows]
