@@ -42,6 +42,10 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert got["fidelity"] == pytest.approx(right[0] / right[1])
     assert got["gap"] == pytest.approx(right[1] - right[0])
     assert set(got) == set(evaluator.metrics())
+    table = evaluator.measure(data, Nobody()).confusion  # of the transfer, and not of the bound
+    assert table is not None
+    assert right[0] != right[1]
+    assert np.trace(table.counts) == round(right[0] * len(TEST))
     assert evaluator.modalities() == ["image"]
     assert evaluator.trained_on() == ["text", "image"]
 
