@@ -143,6 +143,20 @@ def test_the_pull_is_chosen_among_the_shots_alone() -> None:
         assert given.measure(data, Words()).details["fits"][0]["acc1"] == fit["acc1"]
 
 
+def test_what_is_held_out_is_not_learnt_from() -> None:
+    data = clusters(TRAIN, TEST, noise=1.5)
+    evaluator = FewShot("image", CLASSES, TEMPLATES, shots=[3], fit=Fit(pull=PULLS, scale=10), seeds=[0])
+    row = evaluator.measure(data, Words()).details["fits"][0]["tried"][0]
+    few, right, seen = known(1.5).shots(3, 0), 0, 0
+    place = few.places(0)
+    for held in range(3):
+        weight = fit_from(few.where(place != held), start(), PULLS[0], 10).weight
+        found = (few.vectors @ weight.T).argmax(1) == few.labels
+        right, seen = right + int(found[place == held].sum()), seen + int(found[place != held].sum())
+    assert row["accuracy"] == pytest.approx(right / 18)
+    assert right < seen / 2  # it is another number where what is held out is learnt from
+
+
 def test_weights_are_repetitions() -> None:
     evaluator = FewShot("image", CLASSES, TEMPLATES, shots=[2], seeds=[0, 1])
     assert_weights_are_repetitions(evaluator, clusters(TRAIN, TEST), Words())
