@@ -21,11 +21,10 @@ def class_found(
     scores: Float[Tensor, "items classes"], labels: Int[Tensor, " items"], ranks: Int[Tensor, " items"]
 ) -> Int[Tensor, " items"]:
     """The class that each item was taken for: the best one; in a tie with the right one, another."""
-    found = scores.nan_to_num(nan=torch.inf).argmax(1)
+    found = scores.argmax(1)  # torch takes what is not a number for the largest
     tied = ((found == labels) & (ranks > 1)).nonzero()[:, 0]
     if len(tied):
-        others = scores[tied].nan_to_num(nan=torch.inf).scatter(1, labels[tied, None], -torch.inf)
-        found[tied] = others.argmax(1)
+        found[tied] = scores[tied].scatter(1, labels[tied, None], -torch.inf).argmax(1)
     return found
 
 
