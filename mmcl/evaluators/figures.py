@@ -35,16 +35,22 @@ class Figure:
         return self.statistic(torch.ones(1, self.units, dtype=torch.float64)).item()
 
 
-def mean(values: Tensor, unit: Int[Tensor, " values"] | None = None, units: int | None = None) -> Figure:
+def mean(
+    values: Tensor,
+    unit: Int[Tensor, " values"] | None = None,
+    counts: Tensor | None = None,
+    units: int | None = None,
+) -> Figure:
     """Mean over values.
 
     Args:
         values: numbers, or flags.
         unit: the unit that each value belongs to; its own, unless told.
+        counts: how much each value counts; once, unless told.
         units: how many there are; as many as have values, unless told.
     """
     numbers = values.double()
-    weights = torch.ones_like(numbers)
+    weights = torch.ones_like(numbers) if counts is None else counts.double()
     unit = torch.arange(len(numbers)) if unit is None else unit
     units = (int(unit.max()) + 1 if len(unit) else 0) if units is None else units
     sums = torch.zeros(units, 2, dtype=torch.float64)

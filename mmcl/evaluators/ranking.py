@@ -123,17 +123,17 @@ def ranking_figures(
         Järvelin and Kekäläinen, "Cumulated Gain-Based Evaluation of IR Techniques", ACM TOIS 2002 (ndcg).
     """
     best = ranks[:, 0].double()
-    figures = {f"recall@{k}": mean(best <= k, unit, units) for k in at}
+    figures = {f"recall@{k}": mean(best <= k, unit, units=units) for k in at}
     figures["median_rank"] = _median(best, unit, units, fold)
-    figures["mrr"] = mean(1 / best, unit, units)
+    figures["mrr"] = mean(1 / best, unit, units=units)
     place = torch.arange(1, ranks.shape[1] + 1)
     first = (ranks > 0) & (ranks <= KEPT)
     ideal = counts.clamp(max=KEPT)
     precisions = torch.where(first, place / ranks.clamp(min=1).double(), 0).sum(1)
-    figures["map@10"] = mean(precisions / ideal, unit, units)
+    figures["map@10"] = mean(precisions / ideal, unit, units=units)
     gains = torch.where(first, 1 / (1 + ranks.double()).log2(), 0).sum(1)
     best_gains = (1 / (1 + torch.arange(1, KEPT + 1).double()).log2()).cumsum(0)
-    figures["ndcg@10"] = mean(gains / best_gains[ideal - 1], unit, units)
+    figures["ndcg@10"] = mean(gains / best_gains[ideal - 1], unit, units=units)
     return figures
 
 

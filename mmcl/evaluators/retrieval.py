@@ -216,7 +216,7 @@ class Retrieval(Evaluator):
             found.append(graded_ndcg(one.scores, grades, len(one.queries)))
         values, items = torch.cat(found), torch.cat([one.queries.item for one in folds])
         there = ~values.isnan()
-        return mean(values[there], unit[items[there]], units)
+        return mean(values[there], unit[items[there]], units=units)
 
 
 def _called(names: Sequence[str]) -> str:
