@@ -110,7 +110,7 @@ def chosen(data: Embedded) -> tuple[Points, str]:
         modality += [m] * int(finite.sum())
     said = f"{count:,} of {len(data.items):,} items" if count < len(data.items) else f"{count:,} items"
     if lost:
-        said += f", but for {lost} vectors that are not finite"
+        said += f" (left out, as their vectors are not finite: {lost})"
     if others := [m for m in data.vectors if m not in drawn]:
         said += f", without {', '.join(others)}, of which vectors have another width"
     return Points(torch.cat(vectors), torch.cat(item), modality), said

@@ -53,9 +53,7 @@ def row(results: Sequence[Result | None], metric: str, larger: bool | None) -> R
     group, _, name = metric.rpartition("/")
     low, high = _axis([v for one in there for v in (one[metric], *(one.interval(metric) or ()))])
     cells = [
-        None
-        if one is None or metric not in one
-        else Cell(number(one[metric]), _ends(one, metric), i == first)
+        None if one is None or metric not in one else Cell(number(one[metric]), _ends(one, metric), i == first)
         for i, one in enumerate(results)
     ]
     counts = dict.fromkeys(f"{one.about['counts'][metric]:,}" for one in there)
@@ -88,7 +86,9 @@ def best(results: Sequence[Result | None], metric: str, larger: bool | None) -> 
 
 def _ends(one: Result, metric: str) -> str:
     ends = one.interval(metric)
-    return "" if ends is None else f"{number(ends[0])} – {number(ends[1])}"
+    if ends is None or math.isnan(one[metric]):
+        return ""
+    return f"{number(ends[0])} – {number(ends[1])}" if all(map(math.isfinite, ends)) else "no interval"
 
 
 def _axis(values: Sequence[float]) -> tuple[float, float]:
