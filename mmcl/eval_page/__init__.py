@@ -93,8 +93,9 @@ def _task(number: int, models: Sequence[str], measured: Mapping[str, Measurement
 
 
 def _metrics(results: Sequence[Result | None]) -> list[str]:
-    """Names of all that any of the models was measured by."""
-    return list(dict.fromkeys(name for one in results if one is not None for name in one.about["counts"]))
+    """Names of all that any of the models was measured by; those of no group first."""
+    names = dict.fromkeys(name for one in results if one is not None for name in one.about["counts"])
+    return sorted(names, key=lambda name: "/" in name)
 
 
 def _row(first: Measurement, results: Sequence[Result | None], metric: str) -> Row:

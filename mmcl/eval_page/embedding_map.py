@@ -159,35 +159,42 @@ def _joined(axes: Axes, plane: Tensor, points: Points) -> None:
 
 def _drawn(axes: Axes, plane: Tensor, points: Points, labels: list[list[str]] | None) -> list[Kind]:
     """Points, and what they are: modalities, or classes, of which the largest have a look of their own."""
-    marks, modalities = list(MARKS), list(dict.fromkeys(points.modality))
-    looks: dict[tuple[str, str], tuple[str, str]] = {}  # label, modality -> color, mark
+    modalities = list(dict.fromkeys(points.modality))
     if labels is None:
-        named = [("", m) for m in points.modality]
-        for i, m in enumerate(modalities):
-            looks["", m] = COLORS[(i + 2) % len(COLORS)], marks[i % len(marks)]
+        named = list(zip(points.modality, points.modality, strict=True))
+        looks = {(m, m): (COLORS[(i + 2) % len(COLORS)], _mark(i)) for i, m in enumerate(modalities)}
     else:
         texts = [some[0] if len(some) == 1 else SEVERAL for some in labels]
         named = list(zip(texts, points.modality, strict=True))
-        sizes = Counter(dict.fromkeys(sorted(set(texts)), 0))
-        sizes.update(texts)
-        own = 1 if len(modalities) > 1 else len(marks)  # marks tell modalities apart, or else more classes
-        for i, (text, _) in enumerate(sizes.most_common(own * len(COLORS))):
-            for j, m in enumerate(modalities):
-                mark = marks[(j if own == 1 else i // len(COLORS)) % len(marks)]
-                looks[text, m] = COLORS[i % len(COLORS)], mark
-    kinds = list[Kind]()
-    several = len(modalities) > 1
-    places: dict[tuple[str, str], list[int]] = {}
+        looks = _looks(texts, modalities)
+    places: dict[tuple[str, str] | None, list[int]] = {None: [], **{name: [] for name in looks}}
     for place, name in enumerate(named):
-        places.setdefault(name if name in looks else ("", "other"), []).append(place)
-    order = sorted(places, key=lambda name: list(looks).index(name) if name in looks else -1)
-    for name in order:
-        color, mark = looks.get(name, (OTHER, "o"))
-        x, y = plane[places[name]].T.numpy()
-        axes.plot(x, y, mark, color=color, markersize=3.6, markeredgewidth=0, alpha=0.85)
-        text = " ".join(filter(None, [name[0], name[1] if several or labels is None else ""]))
-        if name not in looks:
-            others = len({named[i][0] for i in places[name]})
-            text = f"{others} other classes"
-        kinds.append(Kind(text, color, MARKS[mark], len(places[name])))
-    return kinds[1:] + kinds[:1] if kinds and order[0] not in looks else kinds
+        places[name if name in looks else None].append(place)
+    kinds = list[Kind]()
+    for name, own in places.items():
+        if own:
+            color, mark = (OTHER, "o") if name is None else looks[name]
+            axes.plot(*plane[own].T.numpy(), mark, color=color, markersize=3.6, markeredgewidth=0, alpha=0.85)
+            if name is None:
+                said = f"{len({named[i][0] for i in own})} other classes"
+            else:
+                said = name[0] if labels is None or len(modalities) == 1 else " ".join(name)
+            kinds.append(Kind(said, color, MARKS[mark], len(own)))
+    return kinds[1:] + kinds[:1] if places[None] else kinds
+
+
+def _looks(texts: list[str], modalities: list[str]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Color and mark of the largest classes, the largest first; marks tell modalities apart, or else more classes."""
+    sizes = Counter(dict.fromkeys(sorted(set(texts)), 0))  # of equally large ones the first in the alphabet
+    sizes.update(texts)
+    several = len(modalities) > 1
+    shown = sizes.most_common(len(COLORS) * (1 if several else len(MARKS)))
+    return {
+        (text, m): (COLORS[i % len(COLORS)], _mark(j if several else i // len(COLORS)))
+        for i, (text, _) in enumerate(shown)
+        for j, m in enumerate(modalities)
+    }
+
+
+def _mark(number: int) -> str:
+    return list(MARKS)[number % len(MARKS)]

@@ -78,6 +78,16 @@ def test_of_hundreds_of_classes_the_largest_have_a_look_of_their_own() -> None:
     assert sum(kind.n for kind in made.kinds) == marks(made.svg) == 300
 
 
+def test_classes_of_several_modalities_have_a_color_each_and_modalities_a_mark() -> None:
+    labels = [[f"class {i % 12}"] for i in range(36)]
+    made = embedding_map(data(36, labels, image=unit(36), text=unit(36, seed=1)), "label", "a")
+    named = {kind.label: kind for kind in made.kinds}
+    assert len(made.kinds) == 2 * len(COLORS) + 1
+    assert named["class 0 image"].color == named["class 0 text"].color
+    assert (named["class 0 image"].mark, named["class 0 text"].mark) == ("●", "■")
+    assert named["2 other classes"].n == 12
+
+
 def test_items_with_several_labels_are_told() -> None:
     labels = [["a", "b"] if i % 2 else ["a"] for i in range(20)]
     assert {kind.label for kind in embedding_map(data(20, labels), "label", "a").kinds} == {"a", "several labels"}
