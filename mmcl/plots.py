@@ -162,6 +162,16 @@ def _svg(figure: Figure, title: str) -> str:
     axes.tick_params(which="both", labelsize=9, colors="#6a6d76", length=0)
     axes.grid(alpha=0.25)
     axes.spines[:].set_visible(False)
+    return as_svg(figure, title)
+
+
+def as_svg(figure: Figure, title: str) -> str:
+    """A figure as an SVG element, the same each time.
+
+    Args:
+        figure: what is drawn.
+        title: what the names of its parts are made from.
+    """
     out = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
         figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)

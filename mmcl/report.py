@@ -39,7 +39,7 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
         "Shares of what is right, from 0 to 1.",
         [p for p in (drawn(rows, one, {}, every_row=False) for one in shares) if p],
     )
-    page = _template().render(
+    page = template("report.html.jinja").render(
         title=f"Run {run.path.name}",
         samples=f"{last.get('samples', 0):,}",
         seconds=_duration(last.get("seconds", 0.0)),
@@ -70,6 +70,21 @@ def write_report(run: Run, titles: dict[str, str]) -> Path:
     return run.report
 
 
+def template(name: str) -> jinja2.Template:
+    """A template of a page, which lies in this folder or below; what it writes is escaped.
+
+    Args:
+        name: path of its file.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template(name)
+
+
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Rows of a file, without one that a killed process has begun."""
     rows = []
@@ -85,11 +100,6 @@ def _object(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
         return found if isinstance(found, dict) else {}
     return {}
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
 
 
 def _metrics(rows: list[dict[str, Any]], task: str) -> dict[str, float]:

@@ -3,10 +3,12 @@
 import itertools
 import os
 import runpy
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from mmcl.recipe import Recipe, load_recipe
 from mmcl.towers import train_sentencepiece
 
 TRAIN, SHARD = 2000, 250
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @dataclass(frozen=True)
@@ -96,3 +99,18 @@ def tiny(whole: Callable[..., Recipe]) -> Callable[..., Recipe]:
         return whole(run, *small, *length, *overrides)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; without one the tests are skipped, but not where they are asked for (MMCL_BROWSER=1, as CI does)."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None and not os.environ.get("MMCL_BROWSER"):
+        pytest.skip("no chromium here")
+    assert path is not None, "MMCL_BROWSER is set, and there is no chromium"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield started
+        started.close()

@@ -1,37 +1,21 @@
 """The report of a run, looked at in a real browser (headless Chromium)."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from mmcl import workflow
 from mmcl.data import read_samples, write_shards
 from mmcl.recipe import Recipe
 from mmcl.report import write_report
 from mmcl.runs import Run
+from tests.browsing import WIDTHS, opened, sticking_out
 
 pytestmark = pytest.mark.slow
-WIDTHS = (1280, 390)  # a screen, and a telephone
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium; without one the tests are skipped, but not where they are asked for (MMCL_BROWSER=1, as CI does)."""
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None and not os.environ.get("MMCL_BROWSER"):
-        pytest.skip("no chromium here")
-    assert path is not None, "MMCL_BROWSER is set, and there is no chromium"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +46,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe], g
 
 @pytest.fixture(params=WIDTHS)
 def page(browser: Browser, run: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The report, opened; nothing is loaded from elsewhere, and nothing is wrong with it."""
-    opened = browser.new_page(viewport={"width": request.param, "height": 900})
-    wrong: list[str] = []
-    opened.on("console", lambda message: wrong.append(message.text))
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on(
-        "request", lambda asked: wrong.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
-    )
-    opened.goto((run / "report.html").as_uri())
-    yield opened
-    opened.close()
-    assert wrong == []
+    with opened(browser, run / "report.html", request.param) as found:
+        yield found
 
 
 def test_it_shows_what_the_run_came_to(page: Page, task: Path) -> None:
@@ -104,12 +78,4 @@ def test_curves_and_pictures_are_seen(page: Page) -> None:
 
 
 def test_nothing_sticks_out(page: Page) -> None:
-    width, seen = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert width <= seen
-    covered = page.evaluate(
-        """() => [...document.querySelectorAll('p, td, th, li, figcaption, h2, h3')].filter(one => {
-            const box = one.getBoundingClientRect();
-            return box.width > 0 && (box.left < 0 || box.right > window.innerWidth + 1) && !one.closest('pre');
-        }).map(one => one.innerText.slice(0, 60))"""
-    )
-    assert covered == []
+    assert sticking_out(page, but=".scroll, pre") == []

@@ -180,6 +180,14 @@ class Evaluator(ABC):
         """
 
 
+@runtime_checkable
+class Labelled(Protocol):
+    """An evaluator of items that have a label each, by which a map of them is coloured."""
+
+    label: str
+    """The field of the labels."""
+
+
 EVALUATORS: Registry[Evaluator] = Registry("evaluator")
 EvaluatorPart = Annotated[SerializeAsAny[Part], PlainValidator(EVALUATORS.check)]
 

@@ -1,0 +1,112 @@
+"""Examples: what was asked and what was found, with small pictures."""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageOps
+
+FOUND, RIGHT = 5, 2  # of what was found, and of what is right, that is shown
+SIDE, BYTES = 112, 4096  # pixels, and bytes above which a picture is made smaller
+SHOWN = {"png", "jpeg", "webp", "gif"}  # what every browser can show
+GROUPS = ("best", "worst", "spread evenly")
+
+
+class Thing(NamedTuple):
+    """A text, a label or a picture."""
+
+    text: str
+    picture: str
+    right: bool
+
+
+class Shown(NamedTuple):
+    """One query, what was found, and what is right."""
+
+    query: Thing
+    found: list[Thing]
+    place: int | None
+    """Of the first that is right, from 1."""
+    right: list[Thing]
+    """What is right, where it is not among what was found."""
+    more: int
+    """How many more are right."""
+
+
+class Group(NamedTuple):
+    """Examples of one kind."""
+
+    title: str
+    kind: str
+    pictured: bool
+    """Whether pictures are found."""
+    examples: list[Shown]
+
+
+def groups(examples: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Examples by what asks what, and by why they are shown.
+
+    Args:
+        examples: as a task gives them.
+    """
+    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for one in examples:
+        way = f"{one['modality']} → {one['gallery']}" if one["kind"] == "items" else ""
+        found.setdefault((way, one["group"], one["kind"]), []).append(one)
+    order = {group: i for i, group in enumerate(GROUPS)}
+    ways = list(dict.fromkeys(way for way, _, _ in found))
+    made = []
+    for way, group, kind in sorted(found, key=lambda key: (ways.index(key[0]), order.get(key[1], len(order)))):
+        shown = [_shown(one) for one in found[way, group, kind]]
+        title = ": ".join(filter(None, [way, group]))
+        made.append(Group(title, kind, any(thing.picture for one in shown for thing in one.found), shown))
+    return made
+
+
+def _shown(one: Mapping[str, Any]) -> Shown:
+    right, pictures = one["correct"], one["pictures"]
+
+    def thing(text: str) -> Thing:
+        return Thing(text, small(pictures.get(text, "")), text in right)
+
+    found = one["found"]
+    place = next((i for i, text in enumerate(found, 1) if text in right), None)
+    missed = [] if place is not None and place <= FOUND else right
+    return Shown(
+        thing(one["query"])._replace(right=False),
+        [thing(text) for text in found[:FOUND]],
+        place,
+        [thing(text) for text in missed[:RIGHT]],
+        max(len(missed) - RIGHT, 0),
+    )
+
+
+@cache
+def small(url: str) -> str:
+    """A picture that every browser shows, of few bytes; nothing where it cannot be read.
+
+    Args:
+        url: a data URL.
+    """
+    match = re.match(r"data:image/([\w.+-]+);base64,", url)
+    if match is None:
+        return ""
+    data = base64.b64decode(url[match.end() :])
+    if match[1] in SHOWN and len(data) <= BYTES:
+        return url
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.draft("RGB", (SIDE, SIDE))
+            picture = ImageOps.exif_transpose(opened)
+            clear = picture.has_transparency_data
+            picture = picture.convert("RGBA" if clear else "RGB")
+            picture.thumbnail((SIDE, SIDE))
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return ""
+    out = io.BytesIO()
+    kind, options = ("png", {"optimize": True}) if clear else ("jpeg", {"quality": 80})
+    picture.save(out, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
