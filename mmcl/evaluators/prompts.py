@@ -234,7 +234,8 @@ class Differences:
 
 
 def _json(name: str, read: Read) -> Any:
+    content = read(name)
     try:
-        return json.loads(read(name))
+        return json.loads(content)
     except ValueError as error:
         raise MmclError(f"{name}: this is not JSON ({error}).") from None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mmcl.data import Source, Stream
+from mmcl.data.remote import is_remote
 from mmcl.data.source import IMAGES, Selector
 from mmcl.errors import MmclError
 from mmcl.evaluators import Confusion, Embedded, Evaluator, Example, Findings, Items, intervals
@@ -60,6 +61,7 @@ class Task:
     def __init__(self, name: str, spec: TaskSpec, path: Path) -> None:
         self.name, self.spec = name, spec
         with self._told():
+            self._check_root()
             context = {"read": lambda file: read_prompts(file, spec.root, path)}
             self.evaluator: Evaluator = spec.evaluator.build(
                 **{key: value for key, value in context.items() if key in spec.evaluator.wants}
@@ -147,6 +149,12 @@ class Task:
             data,
         )
 
+    def _check_root(self) -> None:
+        root = self.spec.root
+        if root is not None and not is_remote(f"{root}/") and not Path(root).expanduser().exists():
+            get = f" Get it: {self.spec.get}" if self.spec.get else ""
+            raise MmclError(f"{root} is not there (looked for from {Path.cwd()}).{get}")
+
     def _split(self, where: str, said: TaskData, modalities: Sequence[str]) -> Split:
         """Data that are there, and say where everything lies."""
         needed = [*modalities, *self.evaluator.fields()]
@@ -208,15 +216,12 @@ class Task:
 
     @contextlib.contextmanager
     def _told(self) -> Any:
-        """Say of which task an error is, and where its data can be had."""
+        """Say of which task an error is."""
         try:
             yield
         except MmclError as error:
             said = str(error)
-            said = said if said.startswith(f"task {self.name}: ") else f"task {self.name}: {said}"
-            root = self.spec.root
-            missing = root is not None and "://" not in root and not Path(root).exists()
-            raise MmclError(f"{said} Get it: {self.spec.get}" if missing and self.spec.get else said) from None
+            raise MmclError(said if said.startswith(f"task {self.name}: ") else f"task {self.name}: {said}") from None
 
 
 def _of(items: Items, columns: Mapping[str, Column], kept: torch.Tensor | None = None) -> Embedded:

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from mmcl.errors import MmclError
 from mmcl.evaluators import EVALUATORS, FewShot
 from mmcl.evaluators.base import Embedded
-from mmcl.evaluators.few_shot import Fit, _class_vectors, fit_from
+from mmcl.evaluators.few_shot import Fit, fit_from
 from mmcl.evaluators.figures import values
 from mmcl.evaluators.labelled import Labelled, labelled
 from mmcl.evaluators.probing import Probe, judge_linear
@@ -65,7 +65,6 @@ def test_no_shot_is_the_zero_shot_classifier() -> None:
     zero = (scores.argmax(1) == labels).double().mean().item()
     assert 0.3 < zero < 0.95
     assert found["0_shot/acc1"].value == zero
-    torch.testing.assert_close(_class_vectors(Words(), "text", list(CLASSES.values()), TEMPLATES), start())
 
 
 def test_the_fit_is_the_minimum_of_its_equation() -> None:
@@ -175,7 +174,7 @@ def test_the_order_of_items_changes_nothing() -> None:
     ("arguments", "message"),
     [
         ({"classes": {"a": "a"}}, "two classes or more"),
-        ({"templates": []}, "templates, are needed"),
+        ({"templates": []}, "needs templates"),
         ({"templates": ["no place"]}, r"no \{c\}"),
         ({"shots": [4, 1]}, "from few to many"),
         ({"shots": [2, 2]}, "each once"),

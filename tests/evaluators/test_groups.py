@@ -21,7 +21,7 @@ def test_by_hand() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=8).filter(lambda w: sum(w[:4]) > 0 and sum(w[4:]) > 0))
 def test_under_weights_it_is_that_of_the_items_drawn(weights: list[int]) -> None:
-    correct, groups = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.5, 0.0, 0.0, 1.0]), ["x"] * 4 + ["y"] * 4
+    correct, groups = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.5, 0.0, 0.0, 1.0]).double(), ["x"] * 4 + ["y"] * 4
     drawn = np.repeat(np.arange(8), weights)
     x, y = (correct.numpy()[drawn[(drawn < 4) == first]].mean() for first in (True, False))
     w = torch.tensor([weights]).double()

@@ -145,7 +145,7 @@ def test_where_missing_data_can_be_had(tmp_path: Path) -> None:
         f"title: t\nevaluator: {RETRIEVAL}\nroot: {tmp_path}/nowhere\nget: https://host/set\n"
         f"data: {{shards: test, {PAIRS}}}\n"
     )
-    with pytest.raises(MmclError, match=r"nowhere/test.* Get it: https://host/set"):
+    with pytest.raises(MmclError, match=r"nowhere is not there .*Get it: https://host/set"):
         load_task(str(path))
 
 
