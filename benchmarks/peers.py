@@ -27,6 +27,8 @@ PEERS = {
         "open_clip_torch==3.3.0",
         "webdataset==0.2.86",  # see above
         "clip-benchmark==1.6.2",
+        "numpy<2.4",  # newer ones make no number of an array of one, which its accuracy asks for
+        "requests",  # imported by its imagenetv2, and brought by nothing since huggingface_hub 1
     ],
 }
 CACHE = Path(platformdirs.user_cache_dir("mmcl")) / "benchmarks"

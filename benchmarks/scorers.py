@@ -3,12 +3,12 @@
     python benchmarks/scorers.py SIDE FOLDER... [--intervals]      # SIDE: mmcl, or clip_benchmark in its environment
 
 A folder holds `case.json` and `vectors.safetensors` (`write_case`). Prints a JSON list with a record a folder: the
-`metrics`, under clip-benchmark's names, and what measuring took, imports and reading aside: `seconds`, `cpu` (seconds of
-all threads), `peak` (MB: the most that was resident, above what was resident before: the vectors, and the libraries).
+`metrics`, under clip-benchmark's names, and what measuring took, imports and reading aside: `seconds`, `cpu` (seconds
+of all threads), `peak` (MB: the most that was resident, above what was before: the vectors, and the libraries).
 
-The towers are stand-ins on both sides: a text is a number, and its vector is that row of a table. clip-benchmark gets them
-through the model, the tokenizer and the loader that its `evaluate` takes, in batches of 64, its default; mmcl as a task
-hands them to an evaluator.
+The towers are stand-ins on both sides: a text is a number, and its vector is that row of a table. clip-benchmark gets
+them through the model, the tokenizer and the loader that its `evaluate` takes, in batches of 64, its default; mmcl as a
+task hands them to an evaluator.
 """
 
 import argparse
@@ -33,8 +33,8 @@ class Case(NamedTuple):
     """What is measured."""
 
     said: Mapping[str, Any]
-    """`task`: `retrieval` (`at`; of mmcl `equal_texts` and `captions`, the words of each text) or `zeroshot` (`templates`,
-    how many); `amp`: whether clip-benchmark computes as it does unless it is told `--no_amp`."""
+    """`task`: `retrieval` (`at`; of mmcl `equal_texts` and `captions`, the words of each text) or `zeroshot`
+    (`templates`, how many); `amp`: whether clip-benchmark computes as it does unless it is told `--no_amp`."""
     tensors: Mapping[str, Tensor]
     """Of retrieval `images`, `texts` and `owner`, each text's image, ascending; of zero-shot classification `images`,
     `texts` (class by class, a row a template) and `labels` (numbers, or rows of flags)."""

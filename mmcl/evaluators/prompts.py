@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.evaluators.base import Embedder
+from mmcl.evaluators.ranking import whole
 from mmcl.registry import Spec
 
 Read = Callable[[str], str]
@@ -172,9 +173,10 @@ class ClassVectors:
     def scores(self, items: Float[Tensor, "items dim"]) -> Float[Tensor, "items classes"]:
         """Of every item with every class."""
         if self.aggregate != "best":
-            return items.float() @ (self.unit() if self.aggregate == "vector" else self.means).T
+            stands = self.unit() if self.aggregate == "vector" else self.means
+            return (items.float() @ whole(stands).T)[:, : len(stands)]
         best = torch.full((len(items), len(self.means)), -torch.inf)
-        every = items.float() @ self.vectors.T
+        every = (items.float() @ whole(self.vectors).T)[:, : len(self.vectors)]
         return best.scatter_reduce_(1, self.of.expand(len(items), -1), every, "amax")
 
 

@@ -5,12 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmcl.evaluators.figures import Figure, mean, median
 
-ROWS = 1024  # queries that are scored at once: memory is twice ROWS x gallery
+ROWS = 1024  # queries that are scored at once, at most
+CELLS = 2**24  # scores that are held at once, and as many results of comparing them: 64 MB each
+COLUMNS = 64  # that a product's right side is padded to, see `whole`
 KEPT = 10  # of what belongs to a query, as many are ranked: more cannot be among the first ten
 EXACT = 2**24  # as far as fp32 counts
 
@@ -37,6 +40,21 @@ class Relevant(NamedTuple):
         return cls(torch.from_numpy(np.searchsorted(query, np.arange(queries + 1))), torch.from_numpy(row))
 
 
+def whole(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "more_rows dim"]:
+    """The right side of a product, with rows of zeros behind it up to a multiple of 64.
+
+    Libraries compute the last columns of a product another way where these do not fill a register, and round them
+    differently: equal rows would get scores that differ in the last bit, and a tie would not be seen as one.
+    """
+    return F.pad(rows, (0, 0, 0, -len(rows) % COLUMNS))
+
+
+def _steps(queries: int, gallery: int) -> list[tuple[int, int]]:
+    """(first, end) of the queries that are scored at once."""
+    rows = min(ROWS, max(CELLS // max(gallery, 1), 1))
+    return [(start, min(start + rows, queries)) for start in range(0, queries, rows)]
+
+
 def relevant_ranks(scores: Scores, relevant: Relevant, gallery: int, kept: int = KEPT) -> Int[Tensor, "queries kept"]:
     r"""Ranks, from 1 and ascending, of the best rows that belong to each query; 0 where fewer belong to it.
 
@@ -55,8 +73,7 @@ def relevant_ranks(scores: Scores, relevant: Relevant, gallery: int, kept: int =
     width = max(min(kept, int(relevant.counts.max())), 1) if queries else 1
     ranks = torch.zeros(queries, width, dtype=torch.long)
     ones, room = torch.ones(gallery, 1), torch.empty(0)
-    for start in range(0, queries, ROWS):
-        end = min(start + ROWS, queries)
+    for start, end in _steps(queries, gallery):
         tile = scores(start, end)
         best, there = _take_best(tile, relevant, start, end, width)
         if len(room) != len(tile) or room.device != tile.device:
@@ -65,6 +82,7 @@ def relevant_ranks(scores: Scores, relevant: Relevant, gallery: int, kept: int =
             at_least = gallery - _less(tile, best[:, place, None], room, ones)
             ranks[start:end, place] = (1 + at_least + place).clamp(max=gallery).cpu()
         ranks[start:end][~there.cpu()] = 0
+        del tile  # before there is another one
     return ranks
 
 
