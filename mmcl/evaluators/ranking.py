@@ -72,14 +72,14 @@ def relevant_ranks(scores: Scores, relevant: Relevant, gallery: int, kept: int =
     queries = len(relevant.starts) - 1
     width = max(min(kept, int(relevant.counts.max())), 1) if queries else 1
     ranks = torch.zeros(queries, width, dtype=torch.long)
-    ones, room = torch.ones(gallery, 1), torch.empty(0)
+    room = torch.empty(0)
     for start, end in _steps(queries, gallery):
         tile = scores(start, end)
         best, there = _take_best(tile, relevant, start, end, width)
         if len(room) != len(tile) or room.device != tile.device:
-            room, ones = torch.empty_like(tile), ones.to(tile.device)
+            room = torch.empty_like(tile)
         for place in range(width):
-            at_least = gallery - _less(tile, best[:, place, None], room, ones)
+            at_least = gallery - less(tile, best[:, place, None], room)
             ranks[start:end, place] = (1 + at_least + place).clamp(max=gallery).cpu()
         ranks[start:end][~there.cpu()] = 0
         del tile  # before there is another one
@@ -104,11 +104,20 @@ def _take_best(
     return best, torch.arange(width, device=tile.device) < counts[:, None]
 
 
-def _less(tile: Tensor, than: Tensor, room: Tensor, ones: Tensor) -> Int[Tensor, " queries"]:
-    """How many scores of each row are less: by a product with ones, which is the fastest way to count on a CPU."""
-    if tile.shape[1] >= EXACT or tile.dtype != torch.float32:
-        return (tile < than).sum(1)
-    return (torch.lt(tile, than, out=room) @ ones)[:, 0].round().long()
+def less(
+    scores: Float[Tensor, "rows columns"], than: Float[Tensor, "rows one"], room: Tensor | None = None
+) -> Int[Tensor, " rows"]:
+    """How many scores of each row are less: by a product with ones, which is the fastest way to count on a CPU.
+
+    Args:
+        scores: any; what is not a number is not less.
+        than: of each row.
+        room: of the shape of the scores, that may be overwritten.
+    """
+    if scores.shape[1] >= EXACT or scores.dtype != torch.float32:
+        return (scores < than).sum(1)
+    flags = torch.lt(scores, than, out=torch.empty_like(scores) if room is None else room)
+    return (flags @ flags.new_ones(scores.shape[1], 1))[:, 0].round().long()
 
 
 def ranking_figures(
