@@ -21,6 +21,15 @@ PEERS = {
         "webdataset==0.2.86",  # the newest that open_clip's training accepts
         "pandas",  # imported by open_clip_train.data
     ],
+    "clip_benchmark": [
+        "torch==2.14.1",
+        "torchvision==0.29.1",
+        "open_clip_torch==3.3.0",
+        "webdataset==0.2.86",  # see above
+        "clip-benchmark==1.6.2",
+        "numpy<2.4",  # newer ones make no number of an array of one, which its accuracy asks for
+        "requests",  # imported by its imagenetv2, and brought by nothing since huggingface_hub 1
+    ],
 }
 CACHE = Path(platformdirs.user_cache_dir("mmcl")) / "benchmarks"
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmcl.evaluators.figures import Figure, Weights, group_sums, macro, mean
+from mmcl.evaluators.ranking import less
 
 BINS = 15  # of confidences
 
@@ -14,7 +15,7 @@ BINS = 15  # of confidences
 def class_ranks(scores: Float[Tensor, "items classes"], labels: Int[Tensor, " items"]) -> Int[Tensor, " items"]:
     """Rank, from 1, of the right class of each item; what is not a number counts as the highest of the others."""
     right = scores.gather(1, labels[:, None])
-    return (~(scores < right)).sum(1, dtype=torch.int32).long()  # the right class itself makes it start at 1
+    return scores.shape[1] - less(scores, right)  # the right class itself makes it start at 1
 
 
 def class_found(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.evaluators.base import Embedder
+from mmcl.evaluators.ranking import whole
 from mmcl.registry import Spec
 
 Read = Callable[[str], str]
@@ -169,12 +171,16 @@ class ClassVectors:
         """A unit vector a class."""
         return F.normalize(self.means, dim=-1)
 
+    @cached_property
+    def _right(self) -> Float[Tensor, "rows dim"]:
+        return whole({"vector": self.unit(), "scores": self.means, "best": self.vectors}[self.aggregate])
+
     def scores(self, items: Float[Tensor, "items dim"]) -> Float[Tensor, "items classes"]:
         """Of every item with every class."""
+        every = items.float() @ self._right.T
         if self.aggregate != "best":
-            return items.float() @ (self.unit() if self.aggregate == "vector" else self.means).T
-        best = torch.full((len(items), len(self.means)), -torch.inf)
-        every = items.float() @ self.vectors.T
+            return every[:, : len(self.means)]
+        best, every = torch.full((len(items), len(self.means)), -torch.inf), every[:, : len(self.vectors)]
         return best.scatter_reduce_(1, self.of.expand(len(items), -1), every, "amax")
 
 

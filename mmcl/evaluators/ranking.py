@@ -5,12 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmcl.evaluators.figures import Figure, mean, median
 
-ROWS = 1024  # queries that are scored at once: memory is twice ROWS x gallery
+ROWS = 1024  # queries that are scored at once, at most
+CELLS = 2**24  # scores that are held at once, and as many results of comparing them: 64 MB each
+COLUMNS = 64  # that a product's right side is padded to, see `whole`
 KEPT = 10  # of what belongs to a query, as many are ranked: more cannot be among the first ten
 EXACT = 2**24  # as far as fp32 counts
 
@@ -37,6 +40,21 @@ class Relevant(NamedTuple):
         return cls(torch.from_numpy(np.searchsorted(query, np.arange(queries + 1))), torch.from_numpy(row))
 
 
+def whole(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "more_rows dim"]:
+    """The right side of a product, with rows of zeros behind it up to a multiple of 64.
+
+    Libraries compute the last columns of a product another way where these do not fill a register, and round them
+    differently: equal rows would get scores that differ in the last bit, and a tie would not be seen as one.
+    """
+    return F.pad(rows, (0, 0, 0, -len(rows) % COLUMNS))
+
+
+def _steps(queries: int, gallery: int) -> list[tuple[int, int]]:
+    """(first, end) of the queries that are scored at once."""
+    rows = min(ROWS, max(CELLS // max(gallery, 1), 1))
+    return [(start, min(start + rows, queries)) for start in range(0, queries, rows)]
+
+
 def relevant_ranks(scores: Scores, relevant: Relevant, gallery: int, kept: int = KEPT) -> Int[Tensor, "queries kept"]:
     r"""Ranks, from 1 and ascending, of the best rows that belong to each query; 0 where fewer belong to it.
 
@@ -54,17 +72,17 @@ def relevant_ranks(scores: Scores, relevant: Relevant, gallery: int, kept: int =
     queries = len(relevant.starts) - 1
     width = max(min(kept, int(relevant.counts.max())), 1) if queries else 1
     ranks = torch.zeros(queries, width, dtype=torch.long)
-    ones, room = torch.ones(gallery, 1), torch.empty(0)
-    for start in range(0, queries, ROWS):
-        end = min(start + ROWS, queries)
+    room = torch.empty(0)
+    for start, end in _steps(queries, gallery):
         tile = scores(start, end)
         best, there = _take_best(tile, relevant, start, end, width)
         if len(room) != len(tile) or room.device != tile.device:
-            room, ones = torch.empty_like(tile), ones.to(tile.device)
+            room = torch.empty_like(tile)
         for place in range(width):
-            at_least = gallery - _less(tile, best[:, place, None], room, ones)
+            at_least = gallery - less(tile, best[:, place, None], room)
             ranks[start:end, place] = (1 + at_least + place).clamp(max=gallery).cpu()
         ranks[start:end][~there.cpu()] = 0
+        del tile  # before there is another one
     return ranks
 
 
@@ -86,11 +104,20 @@ def _take_best(
     return best, torch.arange(width, device=tile.device) < counts[:, None]
 
 
-def _less(tile: Tensor, than: Tensor, room: Tensor, ones: Tensor) -> Int[Tensor, " queries"]:
-    """How many scores of each row are less: by a product with ones, which is the fastest way to count on a CPU."""
-    if tile.shape[1] >= EXACT or tile.dtype != torch.float32:
-        return (tile < than).sum(1)
-    return (torch.lt(tile, than, out=room) @ ones)[:, 0].round().long()
+def less(
+    scores: Float[Tensor, "rows columns"], than: Float[Tensor, "rows one"], room: Tensor | None = None
+) -> Int[Tensor, " rows"]:
+    """How many scores of each row are less: by a product with ones, which is the fastest way to count on a CPU.
+
+    Args:
+        scores: any; what is not a number is not less.
+        than: of each row.
+        room: of the shape of the scores, that may be overwritten.
+    """
+    if scores.shape[1] >= EXACT or scores.dtype != torch.float32:
+        return (scores < than).sum(1)
+    flags = torch.lt(scores, than, out=torch.empty_like(scores) if room is None else room)
+    return (flags @ flags.new_ones(scores.shape[1], 1))[:, 0].round().long()
 
 
 def ranking_figures(

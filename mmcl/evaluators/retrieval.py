@@ -21,6 +21,7 @@ from mmcl.evaluators.ranking import (
     graded_ndcg,
     ranking_figures,
     relevant_ranks,
+    whole,
 )
 from mmcl.evaluators.sides import Side, belonging, side
 from mmcl.losses import SCORES, Score
@@ -248,10 +249,11 @@ def _scorer(
 def _cosines(score: Score, queries: Sequence[Tensor], gallery: Sequence[Tensor]) -> Scores:
     """Cosines of what stands for each side's tuples."""
     (q,), (g,) = score.candidates(list(queries)), score.candidates(list(gallery))
+    count, g = len(g), whole(g)
 
     def scores(start: int, end: int) -> Tensor:
         with full_precision(q.device, exact=True):
-            return q[start:end] @ g.T
+            return (q[start:end] @ g.T)[:, :count]
 
     return scores
 

@@ -1,6 +1,6 @@
 """The two sides of a retrieval: rows that ask, rows that are found, and which of them belong together."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -98,14 +98,15 @@ def _claims(one: Side, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """(row, id of a thing that has its text, too), for texts that several things have."""
     if one.texts is None:
         return []
+    often = {text for text, count in Counter(one.texts).items() if count > 1}
+    rows = [row for row, text in enumerate(one.texts) if text in often] if often else []
     having: dict[str, set[int]] = defaultdict(set)
-    for text, number in zip(one.texts, ids.tolist(), strict=True):
-        having[text].add(number)
-    found = [(row, n) for row, text in enumerate(one.texts) if len(having[text]) > 1 for n in having[text]]
+    for row in rows:
+        having[one.texts[row]].add(int(ids[row]))
+    found = [(row, n) for row in rows if len(having[one.texts[row]]) > 1 for n in having[one.texts[row]]]
     if not found:
         return []
-    rows, numbers = np.array(found, dtype=np.int64).T
-    return [(rows, numbers)]
+    return [tuple(np.array(found, dtype=np.int64).T)]
 
 
 def _joined(rows: np.ndarray, numbers: np.ndarray, others: np.ndarray) -> Int[np.ndarray, "pairs two"]:

@@ -1,5 +1,6 @@
 """Classify items by prompts that name the classes."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -31,13 +32,15 @@ from mmcl.evaluators.prompts import (
 )
 
 SHOWN, EACH = 10, 5  # examples that are spread evenly; the best and the worst ones
+ROWS = 1024  # items that are scored at once
 CONFUSED = 60  # classes of which a whole table is shown
 
 
 class Found(NamedTuple):
     """What every item was taken for."""
 
-    scores: Float[Tensor, "items classes"]
+    scores: Callable[[Any], Float[Tensor, "some classes"]]
+    """Of some items."""
     labels: Int[Tensor, " items"]
     ranks: Int[Tensor, " items"]
     classes: Int[Tensor, " items"]
@@ -166,12 +169,30 @@ class ZeroShot(Evaluator):
         self, items: Items, vectors: Float[Tensor, "items dim"], embedder: Embedder
     ) -> tuple[Found, dict[str, Any]]:
         details: dict[str, Any] = {"prompts": sum(map(len, self.prompts_of_classes.values()))}
-        labels, scores = self._numbers(items), self._vectors(embedder).scores(vectors)
-        confidence = (self.scale * scores.nan_to_num(nan=-1.0)).softmax(1).amax(1)
+        labels, stands = self._numbers(items), self._vectors(embedder)
+
+        def first(some: Any) -> Tensor:
+            return stands.scores(vectors[some])
+
+        scores = first
         if self.differences is not None:
-            scores, details["not_followed_up"] = self.differences.again(scores, vectors, embedder, self.prompts)
-        ranks = class_ranks(scores, labels)
-        return Found(scores, labels, ranks, class_found(scores, labels, ranks), confidence), details
+            whole, details["not_followed_up"] = self.differences.again(
+                first(slice(None)), vectors, embedder, self.prompts
+            )
+            scores = whole.__getitem__
+        parts = []
+        for start in range(0, len(labels), ROWS):
+            some = slice(start, start + ROWS)
+            of, own = first(some), labels[some]
+            last = of if scores is first else scores(some)
+            ranks = class_ranks(last, own)
+            parts.append((ranks, class_found(last, own, ranks), self._confidence(of)))
+        ranks, classes, confidence = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Found(scores, labels, ranks, classes, confidence), details
+
+    def _confidence(self, scores: Float[Tensor, "some classes"]) -> Float[Tensor, " some"]:
+        """Probability of the best class."""
+        return (self.scale * scores.nan_to_num(nan=-1.0)).softmax(1).amax(1)
 
     def _numbers(self, items: Items) -> Int[Tensor, " items"]:
         """The number of each item's class."""
@@ -212,7 +233,7 @@ class ZeroShot(Evaluator):
         chosen = [(row, "spread evenly") for row in spread(len(items), SHOWN)]
         chosen += [(row, "best") for row in sure[right[sure]][:EACH].tolist()]
         chosen += [(row, "worst") for row in sure[~right[sure]][:EACH].tolist()]
-        best = found.scores[[row for row, _ in chosen]].topk(min(3, len(names)), dim=1).indices.tolist()
+        best = found.scores([row for row, _ in chosen]).topk(min(3, len(names)), dim=1).indices.tolist()
         return [
             Example(
                 items.keys[row], self.modality, [names[found.labels[row]]], [names[i] for i in some], "labels", group=g

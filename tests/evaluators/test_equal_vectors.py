@@ -1,0 +1,67 @@
+"""Equal vectors tie, whatever the sizes: a model that makes one vector of everything is never right."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl.evaluators import Embedded, Items, Retrieval, ZeroShot
+from mmcl.evaluators.ranking import whole
+from mmcl.evaluators.zeroshot import ClassVectors
+
+SIZES = [(2, 512), (3, 16), (5, 768), (13, 512), (47, 64), (165, 100), (611, 768), (2406, 512)]  # rounded differently
+
+
+def one(dim: int, seed: int) -> Tensor:
+    return F.normalize(torch.randn(1, dim, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+class Alike:
+    """Makes one vector of every prompt."""
+
+    def __init__(self, vector: Tensor) -> None:
+        self.vector = vector
+
+    def embed(self, modality: str, values: object) -> Tensor:
+        return self.vector.expand(len(values), -1).contiguous()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("count", "dim"), SIZES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_products_of_equal_rows_are_equal(count: int, dim: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    gallery = whole(one(dim, 1).expand(count, -1))
+    assert len(gallery) % 64 == 0
+    try:
+        for queries in (1, 2, 10, 238):
+            scores = (F.normalize(torch.randn(queries, dim), dim=-1) @ gallery.T)[:, :count]
+            assert (scores == scores[:, :1]).all()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("count", "dim"), SIZES)
+def test_retrieval_finds_nothing_by_one_vector(count: int, dim: int) -> None:
+    items = Items([str(i) for i in range(count)], torch.arange(count), {"text": [[str(i)] for i in range(count)]})
+    vectors = {m: one(dim, seed).expand(count, -1).contiguous() for seed, m in enumerate(("text", "image"))}
+    evaluator = Retrieval(("text", "image"), at=[1])
+    found = evaluator.measure(Embedded.single(vectors, items), Alike(one(dim, 0))).figures
+    assert {found[f"{way}/median_rank"].value for way in ("text_to_image", "image_to_text")} == {float(count)}
+
+
+@pytest.mark.parametrize("aggregate", ["vector", "scores", "best"])
+@pytest.mark.parametrize(("classes", "dim"), SIZES[:6])
+def test_no_class_is_found_by_one_vector(classes: int, dim: int, aggregate: str) -> None:
+    labels = [str(i % classes) for i in range(238)]
+    items = Items([str(i) for i in range(238)], torch.arange(238), {"label": [[label] for label in labels]})
+    images = F.normalize(torch.randn(238, dim, generator=torch.Generator().manual_seed(3)), dim=-1)
+    evaluator = ZeroShot("image", [str(c) for c in range(classes)], ["a {c}", "{c}"], at=[1], aggregate=aggregate)  # type: ignore[arg-type]
+    found = evaluator.measure(Embedded.single({"image": images}, items), Alike(one(dim, 5))).figures
+    assert found["acc1"].value == 0.0
+
+
+def test_classes_of_equal_prompts_have_equal_scores() -> None:
+    vectors = ClassVectors({str(c): ["a", "b"] for c in range(5)}, Alike(one(768, 2)), "text")
+    scores = vectors.scores(F.normalize(torch.randn(238, 768), dim=-1))
+    assert (scores == scores[:, :1]).all()
