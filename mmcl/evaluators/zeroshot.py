@@ -17,7 +17,7 @@ from mmcl.evaluators.classified import (
     classified,
     mean_average_precision,
 )
-from mmcl.evaluators.figures import numbered, worst
+from mmcl.evaluators.groups import group_figures
 from mmcl.evaluators.prompts import (
     Aggregate,
     ClassVectors,
@@ -67,7 +67,8 @@ class ZeroShot(Evaluator):
             (.npy) with a 1 for each class that it has.
         prompts: modality of the prompts.
         labels: `one` or `several`.
-        groups: a field by whose values items are grouped, for `worst_group_acc1` (and `acc5`).
+        groups: a field by whose values items are grouped, for `worst_group_acc1`, and `group_gap_acc1` between the best
+            and the worst (and `acc5`).
         at: the k of accuracy at k.
         aggregate: how a class's prompts become its score: `vector`, `scores` or `best`.
         described: descriptions instead of templates.
@@ -134,7 +135,8 @@ class ZeroShot(Evaluator):
         ks = [k for k in self.at if k <= len(self.classes)]
         names = [*(f"acc{k}" for k in ks), "mean_per_class_recall", "f1_macro"]
         names += [f"worst_group_acc{k}" for k in ks] if self.groups else []
-        return {**dict.fromkeys(names, True), "ece": False}
+        gaps = [f"group_gap_acc{k}" for k in ks] if self.groups else []
+        return {**dict.fromkeys(names, True), **dict.fromkeys([*gaps, "ece"], False)}
 
     def check(self, items: Items, train: Items | None = None) -> None:
         """See that labels and classes fit each other."""
@@ -142,8 +144,8 @@ class ZeroShot(Evaluator):
             self._belongs(items)
         else:
             self._numbers(items)
-        if self.groups:
-            items.one(self.groups)
+        if self.groups and len(set(items.one(self.groups))) < 2:
+            raise MmclError(f"groups: all items have the same {self.groups}; the worst of one group says nothing.")
 
     def measure(self, data: Embedded, embedder: Embedder) -> Findings:
         """``acc1``, ``acc5``, ``mean_per_class_recall``, ``f1_macro``, ``ece``; or ``mean_average_precision``."""
@@ -155,10 +157,11 @@ class ZeroShot(Evaluator):
         found, details = self._found(data.items, vectors, embedder)
         figures = classified(found.ranks, found.classes, found.labels, len(self.classes), self.at)
         if self.groups:
-            group, names = numbered(data.items.one(self.groups))
-            for k in self.at:
-                if k <= len(self.classes):
-                    figures[f"worst_group_acc{k}"] = worst((found.ranks <= k).double(), group, len(names))
+            groups = data.items.one(self.groups)
+            for k in (k for k in self.at if k <= len(self.classes)):
+                of = group_figures(found.ranks <= k, groups)
+                figures[f"worst_group_acc{k}"], figures[f"group_gap_acc{k}"] = of.pop("worst_group"), of.pop("gap")
+                details[f"groups_acc{k}"] = {name.removeprefix("group/"): one.value for name, one in of.items()}
         figures["ece"] = calibration_error(found.confidence, found.ranks <= 1)
         return Findings(figures, self._examples(data.items, found), self._confusion(found), details)
 

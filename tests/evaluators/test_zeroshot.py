@@ -197,6 +197,10 @@ def test_the_worst_group() -> None:
     got = numbers(task.measure(data(vectors, labels, **groups), Words()))
     assert got["acc1"] == 0.75
     assert got["worst_group_acc1"] == 0.5
+    assert got["group_gap_acc1"] == 0.5
+    assert set(got) == set(task.metrics())
+    with pytest.raises(MmclError, match="all items have the same group"):
+        task.check(items(labels, group=[["x"]] * 4))
 
 
 def test_labels_that_are_no_class_are_named_before_anything_is_embedded() -> None:
