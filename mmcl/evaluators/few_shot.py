@@ -9,9 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Evaluator, Findings, Items
+from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Findings, Items
 from mmcl.evaluators.labelled import (
     Labelled,
+    Learner,
     Seeds,
     as_numbers,
     check_labels,
@@ -46,7 +47,7 @@ Shots = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
 @EVALUATORS.register("few_shot")
-class FewShot(Evaluator):
+class FewShot(Learner):
     """Few-shot classification that starts from the zero-shot classifier.
 
     With k training vectors x of each of K classes, class vectors w0 of the prompts (the mean of a class's unit prompt
@@ -108,18 +109,6 @@ class FewShot(Evaluator):
         self.modality, self.shots = modality, shots
         self.label, self.prompts, self.fit, self.seeds = label, prompts, fit, distinct(seeds)
         self.headline = f"{shots[-1]}_shot/acc1"
-
-    def modalities(self) -> list[str]:
-        """What is tested."""
-        return [self.modality]
-
-    def trained_on(self) -> list[str]:
-        """What is learnt from."""
-        return [self.modality]
-
-    def fields(self) -> list[str]:
-        """The classes."""
-        return [self.label]
 
     def prompted(self) -> list[str]:
         """What prompts are made of."""

@@ -8,15 +8,15 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Evaluator, Findings, Items
-from mmcl.evaluators.labelled import Labelled, as_numbers, check_labels, labelled, training
+from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Findings, Items
+from mmcl.evaluators.labelled import Labelled, Learner, as_numbers, check_labels, labelled, training
 from mmcl.evaluators.probing import METRICS, Judged, confused, judge, shown
 
 CELLS = 1 << 25  # similarities that are held at once
 
 
 @EVALUATORS.register("knn")
-class NearestNeighbours(Evaluator):
+class NearestNeighbours(Learner):
     """k nearest neighbours: the k training vectors with the largest cosine vote for their classes.
 
         votes_c = sum over the k neighbours j of class c of exp(s_j / T)        (each counts once where T is none)
@@ -49,18 +49,6 @@ class NearestNeighbours(Evaluator):
         temperature: Annotated[float, Field(gt=0)] | None = 0.07,
     ) -> None:
         self.modality, self.label, self.k, self.temperature = modality, label, k, temperature
-
-    def modalities(self) -> list[str]:
-        """What is tested."""
-        return [self.modality]
-
-    def trained_on(self) -> list[str]:
-        """The neighbours."""
-        return [self.modality]
-
-    def fields(self) -> list[str]:
-        """The classes."""
-        return [self.label]
 
     def metrics(self) -> dict[str, bool]:
         """Shares of what is right; ``acc5`` where there are five classes."""

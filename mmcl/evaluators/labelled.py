@@ -11,13 +11,32 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl.errors import MmclError
-from mmcl.evaluators.base import Embedded, Items
+from mmcl.evaluators.base import Embedded, Evaluator, Items
 from mmcl.evaluators.figures import numbered
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 NAMED = 5  # of many names, in an error
 NOTHING = "this evaluator learns, and the task names no data to learn from: give it a `train:` source."
 NOT_TWO = "every class has one training example, so none can be held out to choose by; give `c`."
+
+
+class Learner(Evaluator):
+    """What learns the classes of one modality from `train`, and is tested on the same modality."""
+
+    modality: str
+    label: str
+
+    def modalities(self) -> list[str]:
+        """What is tested."""
+        return [self.modality]
+
+    def trained_on(self) -> list[str]:
+        """What is learnt from."""
+        return [self.modality]
+
+    def fields(self) -> list[str]:
+        """The classes."""
+        return [self.label]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from mmcl.errors import MmclError
-from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Evaluator, Findings, Items
+from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Findings, Items
 from mmcl.evaluators.labelled import (
+    Learner,
     Seeds,
     as_numbers,
     check_holdout,
@@ -31,7 +32,7 @@ from mmcl.evaluators.probing import (
 
 
 @EVALUATORS.register("linear_probe")
-class LinearProbe(Evaluator):
+class LinearProbe(Learner):
     """Linear probe: logistic regression on the unit vectors of training data, tested on the task's.
 
     Protocol (CLIP's): multinomial logistic regression by scikit-learn's L-BFGS, at most 1,000 steps; its C is the one
@@ -78,18 +79,6 @@ class LinearProbe(Evaluator):
             raise MmclError("seeds: nothing is drawn where C is given and all training examples are used.")
         self.modality, self.label, self.c = modality, label, c
         self.shots, self.max_iter, self.seeds = shots, max_iter, distinct(seeds)
-
-    def modalities(self) -> list[str]:
-        """What is tested."""
-        return [self.modality]
-
-    def trained_on(self) -> list[str]:
-        """What is learnt from."""
-        return [self.modality]
-
-    def fields(self) -> list[str]:
-        """The classes."""
-        return [self.label]
 
     def metrics(self) -> dict[str, bool]:
         """Shares of what is right; ``acc5`` where there are five classes."""
