@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from accelerate import PartialState
 
-from mmcl.errors import MmclError
+from mmcl.errors import MissingDataError, MmclError
 from mmcl.opening import load
 from mmcl.tasks import Measured, ReadyVectors, Result, Task, VectorStore, expand_suites, load_task
 
@@ -43,8 +43,8 @@ def load_tasks(
     for name in expand_suites(names):
         try:
             tasks.append(load_task(name, data))
-        except MmclError as error:
-            if not skip_missing or not _is_missing(str(error)):
+        except MissingDataError:
+            if not skip_missing:
                 raise
             missing.append(name)
     if missing:
@@ -54,10 +54,6 @@ def load_tasks(
     for task in tasks:
         _ = task.items
     return tasks
-
-
-def _is_missing(said: str) -> bool:
-    return any(words in said for words in ("no shards match", "are missing", "is not there"))
 
 
 def compare(

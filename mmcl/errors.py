@@ -11,6 +11,10 @@ class MmclError(ValueError):
     """
 
 
+class MissingDataError(MmclError):
+    """A data set is not there at all: it was never fetched or built."""
+
+
 class StoppedError(Exception):
     """A signal has ended the work, whose state was saved before; the same command with ``--resume`` goes on."""
 

@@ -11,5 +11,6 @@ def tasks() -> None:
         names = bundled.names(folder, ".yaml") if folder.is_dir() else []
         if kind == "suites" and names:
             print("\nsuites, which are lists of tasks:")
+        width = max(map(len, names), default=0) + 2
         for name in names:
-            print(f"{name:<40}{bundled.first_line(folder / f'{name}.yaml')}")
+            print(f"{name:<{width}}{bundled.first_line(folder / f'{name}.yaml')}")

@@ -19,7 +19,7 @@ from braceexpand import UnbalancedBracesError, braceexpand  # pyright: ignore[re
 from webdataset.shardlists import expand_urls
 
 from mmcl.data.remote import is_http, is_remote, list_remote, read_remote, redact, redact_text
-from mmcl.errors import MmclError
+from mmcl.errors import MissingDataError, MmclError
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"  # marks a folder that is being written
@@ -83,11 +83,12 @@ def find_shards(patterns: str | Path | Sequence[str | Path], where: str = "data"
     said = patterns if isinstance(patterns, str | Path) else ", ".join(map(str, patterns))
     advice = "Build them first (`mmcl data list` shows the data sets that mmcl can build), or correct the pattern."
     if not urls:
-        raise MmclError(f"{where}: no shards match {str(said)!r} (in {Path.cwd()}). {advice}")
+        raise MissingDataError(f"{where}: no shards match {str(said)!r} (in {Path.cwd()}). {advice}")
     missing = [url for url in urls if not (is_remote(url) or is_stream(url) or os.path.isfile(url))]
     if missing:
         names = ", ".join(map(shown, missing[:3])) + (", ..." if len(missing) > 3 else "")
-        raise MmclError(
+        kind = MissingDataError if len(missing) == len(urls) else MmclError
+        raise kind(
             f"{where}: {len(missing)} of {len(urls)} shards of {str(said)!r} are missing: {names} (looked for from "
             f"{Path.cwd()}). {advice}"
         )

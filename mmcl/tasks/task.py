@@ -13,7 +13,7 @@ import torch
 from mmcl.data import Source, Stream
 from mmcl.data.remote import is_remote
 from mmcl.data.source import IMAGES, Selector
-from mmcl.errors import MmclError
+from mmcl.errors import MissingDataError, MmclError
 from mmcl.evaluators import Confusion, Embedded, Evaluator, Example, Findings, Items, intervals
 from mmcl.layouts import packed
 from mmcl.model import Encoder
@@ -153,7 +153,7 @@ class Task:
         root = self.spec.root
         if root is not None and not is_remote(f"{root}/") and not Path(root).expanduser().exists():
             get = f" Get it: {self.spec.get}" if self.spec.get else ""
-            raise MmclError(f"{root} is not there (looked for from {Path.cwd()}).{get}")
+            raise MissingDataError(f"{root} is not there (looked for from {Path.cwd()}).{get}")
 
     def _split(self, where: str, said: TaskData, modalities: Sequence[str]) -> Split:
         """Data that are there, and say where everything lies."""
@@ -221,7 +221,8 @@ class Task:
             yield
         except MmclError as error:
             said = str(error)
-            raise MmclError(said if said.startswith(f"task {self.name}: ") else f"task {self.name}: {said}") from None
+            kind = MissingDataError if isinstance(error, MissingDataError) else MmclError
+            raise kind(said if said.startswith(f"task {self.name}: ") else f"task {self.name}: {said}") from None
 
 
 def _of(items: Items, columns: Mapping[str, Column], kept: torch.Tensor | None = None) -> Embedded:
