@@ -12,6 +12,7 @@ task hands them to an evaluator.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -34,10 +35,12 @@ class Case(NamedTuple):
 
     said: Mapping[str, Any]
     """`task`: `retrieval` (`at`; of mmcl `equal_texts` and `captions`, the words of each text) or `zeroshot`
-    (`templates`, how many); `amp`: whether clip-benchmark computes as it does unless it is told `--no_amp`."""
+    (`templates`, how many) or `linear_probe` (`c`, of mmcl); `amp`: whether clip-benchmark computes as it does unless
+    it is told `--no_amp`."""
     tensors: Mapping[str, Tensor]
     """Of retrieval `images`, `texts` and `owner`, each text's image, ascending; of zero-shot classification `images`,
-    `texts` (class by class, a row a template) and `labels` (numbers, or rows of flags)."""
+    `texts` (class by class, a row a template) and `labels` (numbers, or rows of flags); of the probe `images`,
+    `labels`, `train_images` and `train_labels`."""
 
 
 def write_case(folder: Path, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
@@ -61,6 +64,8 @@ def row_of(prompt: str, templates: int) -> int:
 
 def of_clip_benchmark(case: Case) -> Callable[[], dict[str, float]]:
     """clip-benchmark's `evaluate`, unchanged."""
+    if case.said["task"] == "linear_probe":
+        return lambda: _their_probe(case)
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
     x, said, amp = case.tensors, case.said, bool(case.said.get("amp", False))
@@ -100,6 +105,26 @@ def of_clip_benchmark(case: Case) -> Callable[[], dict[str, float]]:
     )
 
 
+def _their_probe(case: Case) -> dict[str, float]:
+    """What its `linear_probe.evaluate` does with vectors, unless it is told otherwise; that asks for a GPU.
+
+    `train` moves to a GPU what it is given; here it stays where it is.
+    """
+    from clip_benchmark.metrics import linear_probe as probe
+    from torch.utils.data import DataLoader, TensorDataset
+
+    torch.nn.Module.cuda = torch.Tensor.cuda = lambda self, *_: self  # type: ignore[method-assign]
+    x = case.tensors
+    known, asked = (TensorDataset(x[f"{name}images"], x[f"{name}labels"]) for name in ("train_", ""))
+    classes = int(x["train_labels"].max()) + 1
+    shuffled = DataLoader(known, batch_size=BATCH, shuffle=True)
+    model = probe.train(shuffled, x["images"].shape[1], classes, 0, 0.1, 10, False, "cpu", 0)
+    logits, target = probe.infer(model, DataLoader(asked, batch_size=BATCH), False, "cpu")
+    acc1, acc5 = probe.accuracy(logits.float(), target.float(), topk=(1, 5))
+    recall = probe.balanced_accuracy_score(target, logits.argmax(axis=1))
+    return {"lp_acc1": acc1, "lp_acc5": acc5, "lp_mean_per_class_recall": recall}
+
+
 def names_of_classes(case: Case) -> list[str]:
     """Their numbers."""
     return [str(number) for number in range(len(case.tensors["texts"]) // case.said["templates"])]
@@ -113,16 +138,17 @@ class Table:
     """
 
     def __init__(self, case: Case) -> None:
-        self.rows, self.templates = case.tensors["texts"], case.said.get("templates", 0)
+        self.rows, self.templates = case.tensors.get("texts"), case.said.get("templates", 0)
 
     def embed(self, modality: str, values: Sequence[str]) -> Tensor:
         """Unit vectors."""
+        assert self.rows is not None
         return F.normalize(self.rows[torch.tensor([row_of(prompt, self.templates) for prompt in values])], dim=-1)
 
 
 def of_mmcl(case: Case, with_intervals: bool = False) -> Callable[[], dict[str, float]]:
     """An evaluator of mmcl, as a task calls it."""
-    from mmcl.evaluators import Embedded, Evaluator, Items, Retrieval, ZeroShot, intervals
+    from mmcl.evaluators import Embedded, Evaluator, Items, LinearProbe, Retrieval, ZeroShot, intervals
 
     x, said = case.tensors, case.said
     count = len(x["images"])
@@ -136,6 +162,14 @@ def of_mmcl(case: Case, with_intervals: bool = False) -> Callable[[], dict[str, 
         items = Items(keys, ids, {"text": texts})
         evaluator = Retrieval(("text", "image"), at=said["at"], equal_texts=said.get("equal_texts", True))
         data = Embedded(items, {"image": x["images"], "text": x["texts"]}, {"image": ids, "text": x["owner"]})
+    elif said["task"] == "linear_probe":
+        both = []
+        for name in ("train_", ""):
+            labels = {"label": [[str(label)] for label in x[f"{name}labels"].tolist()]}
+            own = torch.arange(len(x[f"{name}images"]))
+            items = Items([str(number) for number in own.tolist()], own, labels)
+            both.append(Embedded.single({"image": x[f"{name}images"]}, items, both[0] if both else None))
+        data, evaluator = both[1], LinearProbe("image", **({"c": said["c"]} if "c" in said else {}))
     else:
         several = x["labels"].ndim == 2
         labels = {} if several else {"label": [[str(label)] for label in x["labels"].tolist()]}
@@ -147,13 +181,14 @@ def of_mmcl(case: Case, with_intervals: bool = False) -> Callable[[], dict[str, 
             labels="several" if several else "one",
         )
         data = Embedded.single({"image": x["images"]}, items)
-    evaluator.check(items)
+    evaluator.check(items, data.train and data.train.items)
+    probed = "lp_" if said["task"] == "linear_probe" else ""
 
     def measure() -> dict[str, float]:
         figures = evaluator.measure(data, Table(case)).figures
         if with_intervals:
             intervals(figures)
-        return {their_name(name): figure.value for name, figure in figures.items()}
+        return {f"{probed}{their_name(name)}": figure.value for name, figure in figures.items()}
 
     return measure
 
@@ -189,7 +224,8 @@ def main() -> None:
     for folder in args.folders:
         case = read_case(folder)
         measure = of_clip_benchmark(case) if args.side == "clip_benchmark" else of_mmcl(case, args.intervals)
-        found.append(timed(measure))
+        with contextlib.redirect_stdout(sys.stderr):  # where clip-benchmark tells what it does
+            found.append(timed(measure))
     json.dump(found, sys.stdout)
 
 

@@ -65,12 +65,22 @@ def names_of(said: Mapping[str, str] | Sequence[str] | str, read: Read) -> dict[
     Args:
         said: a mapping; a list; a file of lines, or of JSON with either.
         read: gives the text of a file.
+
+    Raises:
+        MmclError: a line between others is empty, which would move the labels behind it.
     """
     if isinstance(said, str):
-        said = _json(said, read) if said.endswith(".json") else lines_of(said, read)
+        said = _json(said, read) if said.endswith(".json") else _numbered_lines(said, read)
     if isinstance(said, Mapping):
         return {str(label): str(name) for label, name in said.items()}
     return {str(label): str(name) for label, name in enumerate(said)}
+
+
+def _numbered_lines(name: str, read: Read) -> list[str]:
+    lines = [line.strip() for line in read(name).rstrip().splitlines()]
+    if "" in lines:
+        raise MmclError(f"{name}: line {lines.index('') + 1} is empty; each line names a class: 0, 1, 2, ...")
+    return lines
 
 
 def templates_of(said: Mapping[str, list[str]] | Sequence[str] | str, read: Read) -> dict[str, list[str]] | list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmcl.evaluators.figures import Figure, mean, median
 
 ROWS = 1024  # queries that are scored at once, at most
-CELLS = 2**24  # scores that are held at once, and as many results of comparing them: 64 MB each
+CELLS = 2**23  # scores that are held at once, and as many results of comparing them: 32 MB each
 COLUMNS = 64  # that a product's right side is padded to, see `whole`
 KEPT = 10  # of what belongs to a query, as many are ranked: more cannot be among the first ten
 EXACT = 2**24  # as far as fp32 counts

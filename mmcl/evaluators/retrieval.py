@@ -164,6 +164,7 @@ class Retrieval(Evaluator):
             figures |= {f"{name}/{metric}": figure for metric, figure in made.items()}
             if len(folds) == 1:
                 examples += _examples(folds[0], data, asking, found, ranks[0][:, 0])
+            del queries, gallery, folds  # their rows, before there are others
         if self.both:
             ways = list(self._directions())
             figures |= {f"mean_recall@{k}": mean_of([figures[f"{w}/recall@{k}"] for w in ways]) for k in self.at}

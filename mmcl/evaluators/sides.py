@@ -60,7 +60,8 @@ def side(data: Embedded, names: Sequence[str], distinct: bool) -> Side:
     texts = None
     if len(names) == 1 and lead in data.items.texts:
         texts = _texts(data, lead)
-    found = Side([data.vectors[m][places[m].clamp(min=0)] for m in names], item, texts)
+    rows = [data.vectors[m] if m == lead else data.vectors[m][places[m].clamp(min=0)] for m in names]
+    found = Side(rows, item, texts)
     if not whole.all():
         found = found.take(whole.nonzero()[:, 0])
     return found.take(_first_of_each(data.items.ids[found.item])) if distinct else found

@@ -263,6 +263,17 @@ def alike(x: Mapping[str, Any]) -> dict[str, Any]:
     return {**x, "images": one.expand(len(x["images"]), -1), "texts": one.expand(len(x["texts"]), -1)}
 
 
+def learnt(seed: int) -> dict[str, Any]:
+    """Vectors of 20 classes that overlap, to learn from and to test."""
+    g = torch.Generator().manual_seed(seed)
+    centres, found = torch.randn(20, 64, generator=g), {}
+    for name in ("train_", ""):
+        labels = torch.randint(20, (2000,), generator=g)
+        found[f"{name}labels"] = labels
+        found[f"{name}images"] = F.normalize(0.35 * centres[labels] + torch.randn(2000, 64, generator=g), dim=-1)
+    return found
+
+
 RANKED: dict[str, Any] = {"task": "retrieval", "at": [1, 5, 10]}
 NAMED: dict[str, Any] = {"task": "zeroshot", "templates": 7}
 NEAR = classification(3000, 200, 7, 5)
@@ -275,6 +286,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "near, amp": (NAMED | {"amp": True}, NEAR),
     "near, amp, turned": (NAMED | {"amp": True}, turned(NEAR, 7)),
     "ranked, amp": (RANKED | {"amp": True}, pairs(400, 1)),
+    "probe": ({"task": "linear_probe", "c": 1.0}, learnt(8)),
     "alike, ranked": (RANKED, alike(pairs(101, 6))),
     "alike, classes": (NAMED, alike(classification(997, 13, 7, 7))),
 }
@@ -297,6 +309,16 @@ def test_the_same_numbers_of_the_same_vectors(found: dict[str, Any], name: str) 
     theirs, ours = found[name]
     same(ours, theirs)
     assert all(0.02 < value < 0.98 for value in theirs.values()), theirs
+
+
+def test_linear_probes_find_as_much_within_noise(found: dict[str, Any]) -> None:
+    """Theirs is ten epochs of AdamW without decay, ours L-BFGS to its end, here with a C that is given."""
+    theirs, ours = found["probe"]
+    noise = 3 * (0.25 / 2000) ** 0.5
+    assert set(theirs) == {"lp_acc1", "lp_acc5", "lp_mean_per_class_recall"}
+    for name, value in theirs.items():
+        assert 0.5 < value < 0.99
+        assert abs(ours[name] - value) < noise, (name, ours[name], value)
 
 
 # ---- where the two differ
