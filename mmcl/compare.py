@@ -1,6 +1,6 @@
 """Several models on several tasks, side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,8 +65,8 @@ def compare(
     store: VectorStore | None = None,
     intervals: bool = True,
     say: Callable[[str], None] = lambda told: None,
-) -> list[Measurement]:
-    """Measure every model on every task.
+) -> Iterator[Measurement]:
+    """Measure every model on every task, one after the other.
 
     Args:
         models: what `mmcl.load` takes.
@@ -83,12 +83,10 @@ def compare(
     device = PartialState(cpu=not torch.accelerator.is_available()).device  # processes of a launcher share the work
     ready = None if embeddings is None else ReadyVectors(embeddings)
     lie = () if ready is None else ready.modalities
-    found = []
     for model in models or [str(embeddings)]:
         encoder = load(model, device, weights) if models else None
         for task in tasks:
             task.check(encoder.modalities if encoder else (), lie)
         for task in tasks:
             say(f"{model} on {task.name}")
-            found.append(Measurement(model, task, task.measure(encoder, store, intervals, ready)))
-    return found
+            yield Measurement(model, task, task.measure(encoder, store, intervals, ready))

@@ -49,7 +49,7 @@ def evaluate(  # noqa: PLR0913 - each is a choice of the user's
     import sys
 
     from mmcl import distributed
-    from mmcl.compare import compare, load_tasks
+    from mmcl.compare import Measurement, compare, load_tasks
     from mmcl.errors import MmclError
     from mmcl.tasks import VectorStore
 
@@ -59,23 +59,25 @@ def evaluate(  # noqa: PLR0913 - each is a choice of the user's
 
     if not models and embeddings is None:
         raise MmclError("say what to measure: a run folder, a model of a library, or --embeddings DIR.")
+    for path in (out, page):
+        if path is not None:  # before hours of work
+            path.parent.mkdir(parents=True, exist_ok=True)
     tasks = load_tasks(on, data, skip_missing, say)
-    found = compare(
-        models,
-        tasks,
-        weights=weights,
-        embeddings=embeddings,
-        store=VectorStore() if cache else None,
-        intervals=intervals,
-        say=say,
-    )
-    if distributed.rank() == 0:
-        _write(found, "json" if json else format, out, weights)
-        if page is not None:
-            from mmcl.eval_page import write_page
+    store = VectorStore() if cache else None
+    found: list[Measurement] = []
+    try:
+        for one in compare(
+            models, tasks, weights=weights, embeddings=embeddings, store=store, intervals=intervals, say=say
+        ):
+            found.append(one)
+    finally:  # what was measured before a model failed is written
+        if found and distributed.rank() == 0:
+            _write(found, "json" if json else format, out, weights)
+            if page is not None:
+                from mmcl.eval_page import write_page
 
-            write_page(page, found)
-            say(f"page: {page}")
+                write_page(page, found)
+                say(f"page: {page}")
 
 
 def _write(found: Sequence["Measurement"], format: Format, out: Path | None, weights: str | None) -> None:
@@ -119,6 +121,8 @@ def _table(results: "Results", out: Path | None) -> None:
         before = task
     file = None if out is None else out.open("w", encoding="utf-8")
     console = Console(file=file)
-    console.print(shown, width=None if console.is_terminal else WIDE)
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(shown)
     if file is not None:
         file.close()

@@ -62,6 +62,8 @@ class Choice(Evaluator):
         Parcalabescu et al., "VALSE", ACL 2022. https://arxiv.org/abs/2112.07566
     """
 
+    partial = True  # items have fewer wrong candidates than there are columns
+
     def __init__(
         self,
         query: str = "image",

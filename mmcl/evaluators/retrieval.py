@@ -80,7 +80,7 @@ class Retrieval(Evaluator):
     def __init__(  # noqa: PLR0913 - each is a choice of the task's
         self,
         modalities: tuple[One, One],
-        at: list[Annotated[int, Field(ge=1)]] = [1, 5, 10],  # noqa: B006
+        at: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 5, 10],  # noqa: B006
         score: ScorePart = SCORES.check(CENTROID),  # noqa: B008 - a frozen record
         both: bool = True,
         folds: Annotated[int, Field(ge=2)] | None = None,

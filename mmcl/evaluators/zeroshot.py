@@ -93,7 +93,7 @@ class ZeroShot(Evaluator):
         prompts: str = "text",
         labels: Literal["one", "several"] = "one",
         groups: str | None = None,
-        at: list[Annotated[int, Field(ge=1)]] = [1, 5],  # noqa: B006
+        at: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 5],  # noqa: B006
         aggregate: Aggregate = "vector",
         described: Described | None = None,
         follow_up: FollowUp | None = None,

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -53,22 +53,22 @@ class VectorStore:
         self.folder = folder or user_cache() / "embeddings"
         self.limit = int(gigabytes * 1e9)
         self.hits = self.misses = 0
-        self._towers: dict[tuple[int, str], str] = {}
 
-    def key(self, encoder: Encoder, source: Source, stream: Stream, name: str, view: str | None) -> str:
-        """By which a column is found again."""
+    def key(self, made_by: str, source: Source, stream: Stream, name: str, view: str | None) -> str:
+        """By which a column is found again.
+
+        Args:
+            made_by: `tower_digest` of what makes it.
+            source: says where the modality lies.
+            stream: over the shards.
+            name: of the modality.
+            view: another look at it.
+        """
         shards = [_identity(stream, number) for number in range(len(stream.shards.listed))]
         every = source.captions == "all" and Selector.parse(source.modalities[name], name).is_text
         lies = [source.modalities[name], "all" if every else "first"]
-        said = [FORMAT, BLOCK, self.tower(encoder, modality_of(name)), lies, view, shards]
+        said = [FORMAT, BLOCK, made_by, lies, view, shards]
         return hashlib.blake2b(json.dumps(said).encode(), digest_size=20).hexdigest()
-
-    def tower(self, encoder: Encoder, modality: str) -> str:
-        """A hash of a tower's tensors, its modules, and of how its input is prepared."""
-        place = (id(encoder), modality)
-        if place not in self._towers:
-            self._towers[place] = tower_digest(encoder, modality)
-        return self._towers[place]
 
     def load(self, key: str, encoder: Encoder, name: str) -> Column | None:
         """The column, if it is there, whole, and of a model that still makes the same vector of a probe."""
@@ -109,11 +109,19 @@ class VectorStore:
             path.unlink(missing_ok=True)
 
 
-def tower_digest(encoder: Encoder, modality: str) -> str:
-    """A hash of a tower's tensors (names, types, shapes, contents), its modules, and of how its input is prepared."""
+def tower_digest(encoder: Encoder, modality: str, texts: Sequence[str] = ()) -> str:
+    """A hash of a tower's tensors (names, types, shapes, contents), its modules, and of how its input is prepared.
+
+    Args:
+        encoder: the model.
+        modality: whose tower.
+        texts: that it embeds: what its tokenizer makes of them says more of it than any description.
+    """
     tower = encoder.model.tower(modality)
     digest = hashlib.blake2b(repr(tower).encode(), digest_size=20)
     digest.update(repr(preparation(encoder.transforms[modality], tower.backbone)).encode())
+    for start in range(0, len(texts), BLOCK):
+        digest.update(encoder.rows(modality, texts[start : start + BLOCK]).numpy().tobytes())
     for name, tensor in sorted(tower.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

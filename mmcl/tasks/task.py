@@ -141,7 +141,7 @@ class Task:
             data, bad = self._embed(made_by, self.test, items)
             if self.train is not None and train is not None:
                 data = dataclasses.replace(data, train=self._embed(made_by, self.train, train)[0])
-            found = self.evaluator.measure(data, Prompts(encoder))
+            found = self.evaluator.measure(data, Prompts(encoder, store))
         return Measured(
             self._result(found, data, bad, len(items), made_by, with_intervals),
             self._shown(found.examples),

@@ -18,7 +18,7 @@ from mmcl.evaluators import Items, View
 from mmcl.model import Encoder
 from mmcl.tasks.columns import BLOCK, Column
 from mmcl.tasks.ready import ReadyVectors
-from mmcl.tasks.store import VectorStore
+from mmcl.tasks.store import VectorStore, tower_digest
 from mmcl.tasks.views import Viewed
 from mmcl.types import Bad, Batch, modality_of
 
@@ -35,10 +35,11 @@ class Prompts:
 
     Args:
         encoder: the model, if there is one.
+        store: keeps the vectors of many prompts, if it is kept.
     """
 
-    def __init__(self, encoder: Encoder | None) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: Encoder | None, store: VectorStore | None = None) -> None:
+        self.encoder, self.store = encoder, store
 
     def embed(self, modality: str, values: Sequence[Any]) -> Float[Tensor, "values dim"]:
         """Unit vectors, in fp32 on the CPU.
@@ -50,9 +51,21 @@ class Prompts:
             raise MmclError(f"{modality} must be embedded for prompts, and there is no model; name one.")
         if not len(values):
             return torch.empty(0, self.encoder.dim)
+        if self.store is None or len(values) < BLOCK:  # ImageNet has 80,000 prompts, and so have its variants
+            return self._embed(self.encoder, modality, values)
+        key = tower_digest(self.encoder, modality, values)
+        column = self.store.load(key, self.encoder, modality)
+        if all(distributed.collect(column is not None)) and column is not None:
+            return column.vectors
+        vectors = self._embed(self.encoder, modality, values)
+        if distributed.rank() == 0:
+            self.store.save(key, Column(vectors, torch.arange(len(vectors)), []), self.encoder, modality)
+        return vectors
+
+    def _embed(self, encoder: Encoder, modality: str, values: Sequence[Any]) -> Tensor:
         starts = range(0, len(values), BLOCK)
         rank, world = distributed.rank(), distributed.world_size()
-        mine = [self._block(self.encoder, modality, values[s : s + BLOCK]) for s in starts[rank::world]]
+        mine = [self._block(encoder, modality, values[s : s + BLOCK]) for s in starts[rank::world]]
         every = distributed.collect(mine)
         return torch.cat([every[block % world][block // world] for block in range(len(starts))])
 
@@ -91,23 +104,19 @@ class Vectors:
         found = {name: self.ready.column(name, items) for name in lie if self.ready is not None}
         if every:
             assert self.encoder is not None  # Task.check
-            found |= _columns(self.encoder, source, len(items), every, self.store)
+            found |= _columns(self.encoder, source, items, every, self.store)
         return {name: found[name] for name in (*names, *views)}
 
 
 def _columns(
-    encoder: Encoder,
-    source: Source,
-    samples: int,
-    every: Columns,
-    store: VectorStore | None,
+    encoder: Encoder, source: Source, items: Items, every: Columns, store: VectorStore | None
 ) -> dict[str, Column]:
     """Columns from the cache, or of the model.
 
     Args:
         encoder: the model.
         source: the shards.
-        samples: how many there are.
+        items: all samples.
         every: name -> the modality, and another look at it.
         store: the cache.
     """
@@ -116,19 +125,24 @@ def _columns(
     if store is not None:
         first = next(iter(every))
         stream = _stream(encoder, source, {first: every[first]})
+        towers = {of: _digest(encoder, of, items) for of in {of for of, _ in every.values()}}
         for name, (of, view) in every.items():
-            keys[name] = store.key(encoder, source, stream, of, None if view is None else repr(view))
+            keys[name] = store.key(towers[of], source, stream, of, None if view is None else repr(view))
             column = store.load(keys[name], encoder, of)
             if all(distributed.collect(column is not None)) and column is not None:
                 found[name] = column
     left = [name for name in every if name not in found]
     for start in range(0, len(left), TOGETHER):
-        made = _embed(encoder, source, samples, {name: every[name] for name in left[start : start + TOGETHER]})
+        made = _embed(encoder, source, len(items), {name: every[name] for name in left[start : start + TOGETHER]})
         for name, column in made.items():
             if store is not None and distributed.rank() == 0:
                 store.save(keys[name], column, encoder, every[name][0])
         found |= made
     return found
+
+
+def _digest(encoder: Encoder, name: str, items: Items) -> str:
+    return tower_digest(encoder, modality_of(name), [text for some in items.texts.get(name, []) for text in some])
 
 
 def _stream(encoder: Encoder, source: Source, columns: Columns) -> Stream:

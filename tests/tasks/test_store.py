@@ -50,6 +50,33 @@ def test_a_second_task_on_the_same_data_embeds_nothing_but_its_prompts(
     assert dict(result) == dict(load_task(str(first)).measure(small).result)
 
 
+def test_many_prompts_are_embedded_once(small: Encoder, samples: list[Any], task: Write) -> None:
+    many = ZEROSHOT.replace("['{c}', 'a {c}']", str([f"{{c}} {i}" for i in range(100)]))
+    path = task(samples, many, LABELLED)
+    result, rows = measured(path, small)
+    assert rows == 30 + 300
+    assert measured(path, small) == (result, 0)
+    assert dict(result) == dict(load_task(str(path)).measure(small).result)
+
+
+def test_another_tokenizer_is_another_model(tasks: tuple[Path, Path], tmp_path: Path) -> None:
+    """One that makes the same of a probe, whose words it does not know, and other tokens of the captions."""
+    model = encoder(tmp_path)
+    measured(tasks[0], model)
+    transform = model.model.tower("caption").transform(False)
+    before = type(transform).__call__
+
+    def turned(self: Any, value: Any, draw: Any, out: torch.Tensor) -> None:
+        before(self, value.replace("greek", "latin"), draw, out)
+
+    other = Counted(model.model)
+    changed = type(type(transform).__name__, (type(transform),), {"__call__": turned})
+    other.transforms["caption"].__class__ = changed
+    result = load_task(str(tasks[0])).measure(other, VectorStore()).result
+    assert other.rows_seen == 30
+    assert dict(result) == dict(load_task(str(tasks[0])).measure(other).result)
+
+
 def test_other_captions_are_not_those_of_before(small: Encoder, task: Write) -> None:
     samples = [sample(number, 2) for number in range(12)]
     one = PAIRS.replace("txt", "'txt:lines'")
