@@ -170,6 +170,7 @@ def check_task(task: Task, tasks: Sequence[Task], recipe: Recipe) -> None:
     task.check(list(recipe.towers))
     if [one.key for one in tasks].count(task.key) > 1 or task.key in ("train", "validation"):
         raise MmclError(f"tasks: {task.name}: its key {task.key!r} is taken; its numbers would hide others.")
+    _ = task.items  # texts and labels that do not fit are told now, and not at the first evaluation
 
 
 def check_best(tasks: Sequence[Task], recipe: Recipe) -> None:

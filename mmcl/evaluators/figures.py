@@ -81,7 +81,7 @@ def median(values: Tensor, unit: Int[Tensor, " values"] | None = None, units: in
         last = len(numbers) - 1
         lower = (below < half).sum(1).clamp(max=last)
         upper = (below <= half).sum(1).clamp(max=last)
-        return (numbers[lower] + numbers[upper]) / 2
+        return torch.where(half[:, 0] > 0, (numbers[lower] + numbers[upper]) / 2, torch.nan)
 
     return Figure(statistic, int(unit.max()) + 1 if units is None else units, len(values))
 

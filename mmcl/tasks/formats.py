@@ -62,7 +62,8 @@ def table(results: Results) -> list[tuple[str, str, str, list[str]]]:
         first = next(tasks_of[task] for tasks_of in results.values() if task in tasks_of)
         for metric in first.about["counts"] if alone else [first.about["headline"]]:
             cells = [cell(tasks_of.get(task), metric) for tasks_of in results.values()]
-            rows.append((task, metric, f"{first.about['counts'][metric]:,}", cells))
+            left = f" ({first['skipped']:,.0f} skipped)" if first.get("skipped") else ""
+            rows.append((task, metric, f"{first.about['counts'][metric]:,}{left}", cells))
     return rows
 
 

@@ -1,5 +1,6 @@
 """Vectors that lie in files already: what `mmcl embed` and clip-retrieval write."""
 
+import contextlib
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -45,10 +46,20 @@ class ReadyVectors:
         for part, path in parts.items():
             files = sorted(path.glob("*.npy"), key=_number)
             arrays = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+            if any(array.ndim != 2 for array in arrays) or len({array.shape[1] for array in arrays}) != 1:
+                shapes = sorted({str(array.shape) for array in arrays})
+                raise MmclError(
+                    f"{path}: its parts must be (rows, dim) of one width; got {', '.join(shapes) or 'none'}."
+                )
             count = sum(map(len, arrays))
             if count != len(keys):
                 raise MmclError(f"{path} has {count} rows, but the metadata {len(keys)}.")
             self._arrays[MODALITIES.get(part, part)] = arrays
+        if (
+            len(widths := {m: arrays[0].shape[1] for m, arrays in self._arrays.items()})
+            and len(set(widths.values())) > 1
+        ):
+            raise MmclError(f"{folder}: vectors of all modalities must be of one width; got {widths}.")
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -58,8 +69,10 @@ class ReadyVectors:
     @property
     def model(self) -> str | None:
         """What made the vectors, as the manifest says."""
-        path = self.folder / "manifest.json"
-        return json.loads(path.read_text()).get("model") if path.is_file() else None
+        with contextlib.suppress(OSError, ValueError):
+            said = json.loads((self.folder / "manifest.json").read_text())
+            return str(said["model"]) if isinstance(said, dict) and "model" in said else None
+        return None
 
     def column(self, modality: str, items: Items) -> Column:
         """The vectors of all items, by their keys: one each, or one a text where items have several.
@@ -83,7 +96,7 @@ class ReadyVectors:
         every = np.concatenate(self._arrays[modality])
         vectors = torch.from_numpy(every[[row for found in rows for row in found]].astype(np.float32))
         owner = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(wanted))
-        there = vectors.abs().sum(1) > 0  # absent rows are zero
+        there = (vectors != 0).any(1)  # absent rows are zero; what is not a number is there, and counts as wrong
         return Column(F.normalize(vectors[there], dim=-1), owner[there], [])
 
 

@@ -80,6 +80,10 @@ def test_the_median_is_numpys(values: list[float]) -> None:
     assert median(torch.tensor(values)).value == np.median(values)
 
 
+def test_a_median_of_nothing_is_no_number() -> None:
+    assert torch.isnan(median(torch.tensor([1, 5])).statistic(torch.tensor([[0.0, 0.0]]))).all()
+
+
 def test_classified_is_what_scikit_learn_says(labels: torch.Tensor) -> None:
     scores = torch.randn(N, CLASSES, generator=generator(5))
     found = scores.argmax(1)

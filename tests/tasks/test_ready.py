@@ -87,9 +87,28 @@ def test_mistakes_are_told(samples: list[Any], task: Write, tmp_path: Path) -> N
     with pytest.raises(MmclError, match="caption_emb has 15 rows, but the metadata 30"):
         ReadyVectors(short)
     keys[3] = "nobody"
+    uneven = theirs(tmp_path / "uneven", keys, {"img": vectors, "caption": vectors[:, :4]})
+    with pytest.raises(MmclError, match="vectors of all modalities must be of one width"):
+        ReadyVectors(uneven)
+    flat = theirs(tmp_path / "flat", keys, {"img": vectors[:, 0]})
+    with pytest.raises(MmclError, match=r"must be \(rows, dim\) of one width; got \(15,\)"):
+        ReadyVectors(flat)
     wrong = theirs(tmp_path / "wrong", keys, {"img": vectors, "caption": vectors})
     with pytest.raises(MmclError, match="vectors of caption: 0003 has 0, not 1"):
         load_task(str(path)).measure(None, ready=ReadyVectors(wrong))
+
+
+def test_what_is_not_a_number_is_there_and_wrong(samples: list[Any], task: Write, tmp_path: Path) -> None:
+    path = task(samples, RETRIEVAL.replace("picture", "image"), PAIRS.replace("picture", "image"))
+    vectors = np.random.default_rng(0).normal(size=(COUNT, 8))
+    broken = vectors.copy()
+    broken[[2, 5]] = np.nan
+    folder = theirs(tmp_path / "x", [one["__key__"] for one in samples], {"img": broken, "caption": vectors})
+    (folder / "manifest.json").write_text("[]")
+    result = load_task(str(path)).measure(None, ready=ReadyVectors(folder)).result
+    assert result["n"] == COUNT
+    assert result["caption_to_image/recall@1"] == 0.0  # what is not a number stands before every other picture
+    assert result["image_to_caption/recall@1"] == pytest.approx((COUNT - 2) / COUNT)
 
 
 def test_absent_rows_are_zero_and_no_vectors(samples: list[Any], task: Write, tmp_path: Path) -> None:
