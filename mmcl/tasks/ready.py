@@ -46,20 +46,15 @@ class ReadyVectors:
         for part, path in parts.items():
             files = sorted(path.glob("*.npy"), key=_number)
             arrays = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
-            if any(array.ndim != 2 for array in arrays) or len({array.shape[1] for array in arrays}) != 1:
-                shapes = sorted({str(array.shape) for array in arrays})
-                raise MmclError(
-                    f"{path}: its parts must be (rows, dim) of one width; got {', '.join(shapes) or 'none'}."
-                )
             count = sum(map(len, arrays))
             if count != len(keys):
                 raise MmclError(f"{path} has {count} rows, but the metadata {len(keys)}.")
             self._arrays[MODALITIES.get(part, part)] = arrays
-        if (
-            len(widths := {m: arrays[0].shape[1] for m, arrays in self._arrays.items()})
-            and len(set(widths.values())) > 1
-        ):
-            raise MmclError(f"{folder}: vectors of all modalities must be of one width; got {widths}.")
+        widths = {array.shape[1:] for arrays in self._arrays.values() for array in arrays}
+        if {len(width) for width in widths} != {1} or len(widths) != 1:
+            raise MmclError(
+                f"{folder}: arrays must be (rows, dim), of one dim for all modalities; rows are {sorted(widths)}."
+            )
 
     @property
     def modalities(self) -> tuple[str, ...]:
