@@ -24,6 +24,7 @@ ROWS = 1024  # items that are scored at once
 SHOWN = 10  # examples
 FOUND = 3  # classes of an example
 CONFUSED = 100  # classes of which confusion is still told
+SMALL = 100_000_000  # products of one evaluation of the loss, below which threads wait longer than they work
 
 Score = tuple[float, float]
 METRICS = dict.fromkeys(["acc1", "acc5", "mean_per_class_recall", "f1_macro"], True)
@@ -89,6 +90,9 @@ def fit_logistic(data: Labelled, c: float, max_iter: int = MAX_ITER) -> Probe:
 
     With two classes it is scikit-learn's binary one: one vector w, the sigmoid of w x + b, and |w|^2 / 2.
 
+    A small problem is solved on one thread: where other work shares the cores, threads that wait for each other in
+    each of thousands of short steps are up to a hundred times slower.
+
     Args:
         data: every class must occur.
         c: C.
@@ -96,11 +100,13 @@ def fit_logistic(data: Labelled, c: float, max_iter: int = MAX_ITER) -> Probe:
     """
     from sklearn.exceptions import ConvergenceWarning  # slow to import
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter, tol=TOLERANCE)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        model.fit(data.vectors.double().numpy(), data.labels.numpy())
+        with threadpool_limits(1 if data.vectors.numel() * len(data.classes) < SMALL else None):
+            model.fit(data.vectors.double().numpy(), data.labels.numpy())
     ended = [w for w in told if issubclass(w.category, ConvergenceWarning)]
     for other in told:
         if other not in ended:
