@@ -98,7 +98,7 @@ def test_a_tie_is_wrong_and_so_is_what_is_not_a_number() -> None:
 
 def test_lists_and_files_have_numbers_for_labels_and_a_class_may_have_prompts_of_its_own() -> None:
     files = {
-        "names.txt": "red\ngreen\n\nblue\n",
+        "names.txt": "red\ngreen\nblue\n",
         "t.txt": "{c}\n",
         "p.json": json.dumps({"red": ["red"], "green": ["green", "a green"], "blue": ["blue"]}),
         "c.json": json.dumps({"r": "red", "g": "green", "b": "blue"}),
