@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from accelerate import PartialState
 
+from mmcl.embed import weights_digest
 from mmcl.errors import MissingDataError, MmclError
 from mmcl.opening import load
 from mmcl.tasks import Measured, ReadyVectors, Result, Task, VectorStore, expand_suites, load_task
@@ -78,13 +79,17 @@ def compare(
         say: tells what is being measured.
 
     Raises:
-        MmclError: a model cannot be opened, or lacks a modality.
+        MmclError: a model cannot be opened, lacks a modality, or did not make the vectors that are given.
     """
     device = PartialState(cpu=not torch.accelerator.is_available()).device  # processes of a launcher share the work
     ready = None if embeddings is None else ReadyVectors(embeddings)
     lie = () if ready is None else ready.modalities
+    if ready is not None and len(models) > 1:
+        raise MmclError(f"{embeddings}: vectors are of one model, and {len(models)} are named.")
     for model in models or [str(embeddings)]:
         encoder = load(model, device, weights) if models else None
+        if encoder and ready and ready.model not in (None, weights_digest(encoder)):
+            raise MmclError(f"{embeddings}: these vectors were not made by {model}; leave one of them out.")
         for task in tasks:
             task.check(encoder.modalities if encoder else (), lie)
         for task in tasks:

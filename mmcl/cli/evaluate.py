@@ -59,6 +59,8 @@ def evaluate(  # noqa: PLR0913 - each is a choice of the user's
 
     if not models and embeddings is None:
         raise MmclError("say what to measure: a run folder, a model of a library, or --embeddings DIR.")
+    if format == "datacomp" and len(models) > 1:
+        raise MmclError("--format datacomp: DataComp's file is of one model; measure one at a time.")
     for path in (out, page):
         if path is not None:  # before hours of work
             path.parent.mkdir(parents=True, exist_ok=True)

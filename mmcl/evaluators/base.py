@@ -54,6 +54,14 @@ class Items:
                 raise MmclError(f"item {key} has {len(texts)} texts in {name}, where one is needed: {texts[:3]}.")
         return [texts[0] for texts in self.texts[name]]
 
+    def take(self, rows: Int[Tensor, " some"]) -> "Items":
+        """Some of the items."""
+        some = rows.tolist()
+        texts = {name: [texts[row] for row in some] for name, texts in self.texts.items()}
+        return Items(
+            [self.keys[row] for row in some], self.ids[rows], texts, {n: x[rows] for n, x in self.numbers.items()}
+        )
+
     def several(self, name: str) -> list[list[str]]:
         """The texts of each item in a field."""
         return self._of(name)

@@ -67,13 +67,16 @@ def names_of(said: Mapping[str, str] | Sequence[str] | str, read: Read) -> dict[
         read: gives the text of a file.
 
     Raises:
-        MmclError: a line between others is empty, which would move the labels behind it.
+        MmclError: a name is empty; or a line between others, which would move the labels behind it.
     """
     if isinstance(said, str):
         said = _json(said, read) if said.endswith(".json") else _numbered_lines(said, read)
-    if isinstance(said, Mapping):
-        return {str(label): str(name) for label, name in said.items()}
-    return {str(label): str(name) for label, name in enumerate(said)}
+    pairs = said.items() if isinstance(said, Mapping) else enumerate(said)
+    names = {str(label): str(name) for label, name in pairs}
+    for label, name in names.items():
+        if not name.strip():
+            raise MmclError(f"classes: label {label!r} has no name to prompt with.")
+    return names
 
 
 def _numbered_lines(name: str, read: Read) -> list[str]:

@@ -60,8 +60,9 @@ def relevant_ranks(scores: Scores, relevant: Relevant, gallery: int, kept: int =
 
     .. math:: r_j = 1 + |\{n \notin P : s_n \ge s_j\}| + |\{p \in P : s_p > s_j\}|
 
-    What does not belong to a query and scores as high stands before what does. A score that is not a number counts as
-    the highest of what does not belong, and as the lowest of what does.
+    Of rows that belong and score the same, one stands behind the other. What does not belong to a query and scores as
+    high stands before what does. A score that is not a number counts as the highest of what does not belong, and as the
+    lowest of what does.
 
     Args:
         scores: gives them, some queries at a time.

@@ -186,10 +186,9 @@ class ZeroShot(Evaluator):
         parts = []
         for start in range(0, len(labels), ROWS):
             some = slice(start, start + ROWS)
-            of, own = first(some), labels[some]
-            last = of if scores is first else scores(some)
-            ranks = class_ranks(last, own)
-            parts.append((ranks, class_found(last, own, ranks), self._confidence(of)))
+            of, own = scores(some), labels[some]
+            ranks = class_ranks(of, own)
+            parts.append((ranks, class_found(of, own, ranks), self._confidence(of)))
         ranks, classes, confidence = (torch.cat(part) for part in zip(*parts, strict=True))
         return Found(scores, labels, ranks, classes, confidence), details
 

@@ -20,6 +20,11 @@ KINDS = {
     "winoground": "image_caption_selection",
 }
 """What CLIP_benchmark calls ways to measure."""
+THEIRS = {
+    "text_to_image/recall@": "image_retrieval_recall@",
+    "image_to_text/recall@": "text_retrieval_recall@",
+}
+"""What they call retrieval: by what is found."""
 CSV = ("model", "task", "metric", "value", "low", "high", "n", "version", "score", "towers", "headline")
 
 
@@ -99,29 +104,34 @@ def clip_benchmark(model: str, weights: str | None, one: Result, key: str) -> di
         key: what the data set is called.
     """
     about = one.about
-    names = {
-        "text_to_image/recall@": "image_retrieval_recall@",
-        "image_to_text/recall@": "text_retrieval_recall@",
-    }
-    metrics: dict[str, float] = {}
-    for name in about["counts"]:
-        theirs = next((f"{new}{name.removeprefix(old)}" for old, new in names.items() if name.startswith(old)), name)
-        metrics[f"lp_{theirs}" if about["evaluator"] == "linear_probe" else theirs] = one[name]
+    probe = about["evaluator"] == "linear_probe"
+    metrics = {f"lp_{name}" if probe else name: value for name, value in _theirs(one).items()}
     return {
         "dataset": key,
         "model": model.removeprefix("open_clip:"),
         "pretrained": weights or "",
         "task": KINDS.get(about["evaluator"], about["evaluator"]),
         "metrics": metrics,
-        "language": "en",
+        "language": about["language"],
         "about": about,
     }
 
 
 def datacomp(one: Result, key: str) -> dict[str, Any]:
     """One result as a line of DataComp's eval_results.jsonl."""
-    metrics = {name: one[name] for name in one.about["counts"]}
+    metrics = _theirs(one)
     return {"key": key, "dataset": one.about["title"], "metrics": {**metrics, "main_metric": one.headline}}
+
+
+def _theirs(one: Result) -> dict[str, float]:
+    """The numbers under the names that CLIP_benchmark and DataComp have for them, or else ours."""
+    numbers = {}
+    for name in one.about["counts"]:
+        theirs = next(
+            (f"{new}{name.removeprefix(ours)}" for ours, new in THEIRS.items() if name.startswith(ours)), name
+        )
+        numbers[theirs] = one[name]
+    return numbers
 
 
 def write_clip_benchmark(folder: Path, said: list[dict[str, Any]]) -> list[Path]:

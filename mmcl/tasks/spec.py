@@ -52,6 +52,8 @@ class TaskSpec(Spec):
     """Folder or URL that relative paths of shards and prompts lie below."""
     get: str | None = None
     """Where the data can be had; told where they are missing."""
+    language: str = "en"
+    """Of the texts, as CLIP_benchmark's JSON names it."""
     key: str | None = None
     """Where the numbers stand in results.json, and what other suites call the task; its name unless told."""
     source: str | None = None
@@ -112,6 +114,8 @@ def expand_suites(names: Sequence[str]) -> list[str]:
         if name in suites:
             path = shelf / "suites" / f"{name}.yaml"
             found += check(SuiteSpec, read_yaml(path), str(path)).tasks
+        elif name.endswith(".yaml") and Path(name).is_file() and "tasks" in read_yaml(Path(name)):
+            found += expand_suites(check(SuiteSpec, read_yaml(Path(name)), name).tasks)
         elif name in tasks or name.endswith(".yaml"):
             found.append(name)
         else:

@@ -77,7 +77,8 @@ class VectorStore:
             with safe_open(path, "pt") as file:
                 vectors, owner, probe = (file.get_tensor(tensor) for tensor in ("vectors", "owner", "probe"))
                 bad = [Bad(*one) for one in json.loads(file.metadata()["bad"])]
-            os.utime(path)
+            with contextlib.suppress(OSError):  # of a folder that can only be read
+                os.utime(path)
             if torch.allclose(probe, _probe(encoder, modality_of(name)), atol=NEAR):
                 column = Column(vectors, owner, bad)
         self.hits, self.misses = self.hits + (column is not None), self.misses + (column is None)
@@ -90,8 +91,13 @@ class VectorStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-                file.write(save(tensors, {"bad": json.dumps(column.bad)}))
-            os.replace(file.name, path)  # another process may write the same one
+                try:
+                    file.write(save(tensors, {"bad": json.dumps(column.bad)}))
+                    file.flush()
+                    os.replace(file.name, path)  # another process may write the same one
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
             self._make_room(path)
         except OSError:
             return

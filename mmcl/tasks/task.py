@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from mmcl.data import Source, Stream
 from mmcl.data.remote import is_remote
+from mmcl.data.shards import expand
 from mmcl.data.source import IMAGES, Selector
 from mmcl.errors import MissingDataError, MmclError
 from mmcl.evaluators import Confusion, Embedded, Evaluator, Example, Findings, Items, intervals
@@ -76,6 +78,10 @@ class Task:
             self.train = None
             if spec.train is not None:
                 self.train = self._split("train", spec.train, self.evaluator.trained_on())
+                if both := sorted({*_urls(self.train.source)} & {*_urls(self.test.source)}):
+                    raise MmclError(
+                        f"train: {both[0]} is a shard of the data that are measured, too; learn from others."
+                    )
 
     @property
     def key(self) -> str:
@@ -96,8 +102,15 @@ class Task:
                 for split in (self.test, self.train)
             )
             assert items is not None
-            self.evaluator.check(items, train)
+            kept = [None if one is None else one.take(self._labelled(one).nonzero()[:, 0]) for one in (items, train)]
+            assert kept[0] is not None
+            self.evaluator.check(kept[0], kept[1])
         return items, train
+
+    def _labelled(self, items: Items) -> torch.Tensor:
+        """Which items have all fields; only what is optional can be missing by now."""
+        fields = [items.texts[name] for name in self.evaluator.fields() if name in items.texts]
+        return torch.tensor([all(texts[row] for texts in fields) for row in range(len(items))], dtype=torch.bool)
 
     def check(self, modalities: Sequence[str], ready: Sequence[str] = ()) -> None:
         """Refuse a model that cannot be measured.
@@ -173,10 +186,10 @@ class Task:
         views = self.evaluator.views() if split is self.test else {}
         columns = made_by.columns(split.source, items, split.modalities, views)
         bad = [one for column in columns.values() for one in column.bad]
-        if self.evaluator.partial:
-            return _of(items, columns), bad
-        there = [torch.bincount(column.owner, minlength=len(items)) > 0 for column in columns.values()]
-        whole = torch.stack(there).all(0)
+        whole = self._labelled(items)
+        if not self.evaluator.partial:
+            there = [torch.bincount(column.owner, minlength=len(items)) > 0 for column in columns.values()]
+            whole &= torch.stack(there).all(0)
         if not whole.any():
             raise MmclError(f"no sample of {split.source.shards} has all of {', '.join(columns)}.")
         return _of(items, columns, whole.nonzero()[:, 0]), bad
@@ -189,6 +202,7 @@ class Task:
             "task": self.name,
             "title": self.spec.title,
             "version": self.spec.version,
+            "language": self.spec.language,
             "headline": self.headline,
             "evaluator": self.spec.evaluator.name,
             "score": self.evaluator.score,
@@ -225,22 +239,19 @@ class Task:
             raise kind(said if said.startswith(f"task {self.name}: ") else f"task {self.name}: {said}") from None
 
 
+def _urls(source: Source) -> list[str]:
+    return [os.path.realpath(url) if os.path.exists(url) else url for url in expand(source.shards)]
+
+
 def _of(items: Items, columns: Mapping[str, Column], kept: torch.Tensor | None = None) -> Embedded:
     """Items with their vectors; some of them, where it is told."""
     if kept is None or len(kept) == len(items):
         return Embedded(items, {m: c.vectors for m, c in columns.items()}, {m: c.owner for m, c in columns.items()})
-    rows = kept.tolist()
-    some = Items(
-        [items.keys[row] for row in rows],
-        items.ids[kept],
-        {name: [texts[row] for row in rows] for name, texts in items.texts.items()},
-        {name: numbers[kept] for name, numbers in items.numbers.items()},
-    )
     number = torch.full((len(items),), -1)
     number[kept] = torch.arange(len(kept))
     own = {m: number[column.owner] for m, column in columns.items()}
     return Embedded(
-        some,
+        items.take(kept),
         {m: column.vectors[own[m] >= 0] for m, column in columns.items()},
         {m: owner[owner >= 0] for m, owner in own.items()},
     )

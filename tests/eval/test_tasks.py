@@ -20,7 +20,7 @@ SUITES: dict[str, dict[str, Any]] = {path.stem: read_yaml(path) for path in sort
 OURS = ("fashion_mnist", "glyphs", "mnist5k", "stamps")  # whose data mmcl builds
 OTHERS = [name for name in TASKS if name.split("/")[0] not in OURS]
 LAID_OUT = [name for name in OTHERS if "layout" in TASKS[name]["data"]]
-KEYS = ["title", "key", "version", "evaluator", "headline", "root", "get", "data", "source", "licence"]
+KEYS = ["title", "key", "version", "language", "evaluator", "headline", "root", "get", "data", "source", "licence"]
 EVALUATORS = {
     "zeroshot": {"modality", "classes", "templates", "label", "labels", "groups", "at"},
     "retrieval": {"modalities", "at", "both", "folds", "equal_texts", "distractors"},
