@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmcl.evaluators.figures import Figure, mean, median
@@ -49,7 +49,7 @@ def whole(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "more_rows dim"]:
     return F.pad(rows, (0, 0, 0, -len(rows) % COLUMNS))
 
 
-def _steps(queries: int, gallery: int) -> list[tuple[int, int]]:
+def steps(queries: int, gallery: int) -> list[tuple[int, int]]:
     """(first, end) of the queries that are scored at once."""
     rows = min(ROWS, max(CELLS // max(gallery, 1), 1))
     return [(start, min(start + rows, queries)) for start in range(0, queries, rows)]
@@ -74,7 +74,7 @@ def relevant_ranks(scores: Scores, relevant: Relevant, gallery: int, kept: int =
     width = max(min(kept, int(relevant.counts.max())), 1) if queries else 1
     ranks = torch.zeros(queries, width, dtype=torch.long)
     room = torch.empty(0)
-    for start, end in _steps(queries, gallery):
+    for start, end in steps(queries, gallery):
         tile = scores(start, end)
         best, there = _take_best(tile, relevant, start, end, width)
         if len(room) != len(tile) or room.device != tile.device:
@@ -94,15 +94,34 @@ def _take_best(
     counts = relevant.counts[start:end].to(tile.device)
     columns = relevant.rows[int(relevant.starts[start]) : int(relevant.starts[end])].to(tile.device)
     query = torch.repeat_interleave(torch.arange(len(tile), device=tile.device), counts)
-    found = tile[query, columns].nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    found = finite(tile[query, columns])
     tile[query, columns] = -torch.inf
+    return best_of(found, query, counts, width)
+
+
+def finite(scores: Tensor) -> Tensor:
+    """Scores of what belongs to a query; one that is not a number is the lowest."""
+    return scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
+def best_of(
+    found: Float[Tensor, " pairs"], query: Int[Tensor, " pairs"], counts: Int[Tensor, " queries"], width: int
+) -> tuple[Float[Tensor, "queries width"], Bool[Tensor, "queries width"]]:
+    """The best scores of each query, descending, and which there are.
+
+    Args:
+        found: scores.
+        query: that each is of.
+        counts: how many there are of each.
+        width: how many are wanted.
+    """
     order = found.argsort(descending=True, stable=True)
     order = order[query[order].argsort(stable=True)]  # by query, and within it by score
-    place = torch.arange(len(order), device=tile.device) - (counts.cumsum(0) - counts)[query[order]]
+    place = torch.arange(len(order), device=found.device) - (counts.cumsum(0) - counts)[query[order]]
     kept = place < width
-    best = tile.new_full((len(tile), width), -torch.inf)
+    best = found.new_full((len(counts), width), -torch.inf)
     best[query[order][kept], place[kept]] = found[order][kept]
-    return best, torch.arange(width, device=tile.device) < counts[:, None]
+    return best, torch.arange(width, device=found.device) < counts[:, None]
 
 
 def less(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Evaluator, Example, Findings, Items, spread
+from mmcl.evaluators.both_ways import Cosines, ranks_both_ways, turned_round
 from mmcl.evaluators.combined import mean_of
 from mmcl.evaluators.figures import Figure, mean, numbered
 from mmcl.evaluators.hubs import HubCorrection, HubPart
@@ -21,7 +22,6 @@ from mmcl.evaluators.ranking import (
     graded_ndcg,
     ranking_figures,
     relevant_ranks,
-    whole,
 )
 from mmcl.evaluators.sides import Side, belonging, side
 from mmcl.losses import SCORES, Score
@@ -41,6 +41,13 @@ class Direction(NamedTuple):
     gallery: Side
     relevant: Relevant
     scores: Scores
+
+
+class Turned(NamedTuple):
+    """Ranks of the direction that comes second."""
+
+    relevant: Relevant
+    ranks: Int[Tensor, "queries kept"]
 
 
 @EVALUATORS.register("retrieval")
@@ -146,13 +153,14 @@ class Retrieval(Evaluator):
         figures: dict[str, Figure] = {}
         examples: list[Example] = []
         things, unit = data.items.ids.unique(return_inverse=True)  # what shows the same thing is not independent
+        turned = None
         for name, (asking, found) in self._directions().items():
             queries, gallery = (side(data, names, names[0] in self.distinct) for names in (asking, found))
             folds = [self._direction(queries, gallery, data, asking, fold) for fold in self._folds(data)]
             if self.hubs is not None and data.train is not None:
                 bank = side(data.train, asking, asking[0] in self.distinct).vectors
                 folds = [one._replace(scores=self._corrected(self.hubs, one, bank)) for one in folds]
-            ranks = [relevant_ranks(one.scores, one.relevant, len(one.gallery)) for one in folds]
+            ranks, turned = self._ranks(folds, turned)
             counts = torch.cat([one.relevant.counts for one in folds])
             units = unit[torch.cat([one.queries.item for one in folds])]
             of = torch.cat([torch.full((len(one.queries),), i) for i, one in enumerate(folds)])
@@ -169,6 +177,19 @@ class Retrieval(Evaluator):
             ways = list(self._directions())
             figures |= {f"mean_recall@{k}": mean_of([figures[f"{w}/recall@{k}"] for w in ways]) for k in self.at}
         return Findings(figures, examples)
+
+    def _ranks(
+        self, folds: Sequence[Direction], turned: Turned | None
+    ) -> tuple[list[Int[Tensor, "queries kept"]], Turned | None]:
+        """Of each fold; and, where the scores of the first direction gave them, those of the other one."""
+        one = folds[0]
+        if turned is not None and all(map(torch.equal, one.relevant, turned.relevant)):
+            return [turned.ranks], None
+        if self.both and turned is None and len(folds) == 1 and isinstance(one.scores, Cosines):
+            found = ranks_both_ways(one.scores, one.relevant)
+            if found is not None:
+                return [found[0]], Turned(turned_round(one.relevant, len(one.gallery)), found[1])
+        return [relevant_ranks(one.scores, one.relevant, len(one.gallery)) for one in folds], None
 
     def _directions(self) -> dict[str, tuple[list[str], list[str]]]:
         one, other = self.sides
@@ -250,13 +271,7 @@ def _scorer(
 def _cosines(score: Score, queries: Sequence[Tensor], gallery: Sequence[Tensor]) -> Scores:
     """Cosines of what stands for each side's tuples."""
     (q,), (g,) = score.candidates(list(queries)), score.candidates(list(gallery))
-    count, g = len(g), whole(g)
-
-    def scores(start: int, end: int) -> Tensor:
-        with full_precision(q.device, exact=True):
-            return (q[start:end] @ g.T)[:, :count]
-
-    return scores
+    return Cosines(q, g)
 
 
 def _tuples(score: Score, queries: Sequence[Tensor], gallery: Sequence[Tensor]) -> Scores:

@@ -9,7 +9,18 @@ from mmcl.evaluators import Embedded, Items, Retrieval, ZeroShot
 from mmcl.evaluators.ranking import whole
 from mmcl.evaluators.zeroshot import ClassVectors
 
-SIZES = [(2, 512), (3, 16), (5, 768), (13, 512), (47, 64), (165, 100), (611, 768), (2406, 512)]  # rounded differently
+SIZES = [
+    (2, 512),
+    (3, 16),
+    (5, 768),
+    (13, 512),
+    (47, 64),
+    (165, 100),
+    (611, 768),
+    (1034, 64),
+    (2049, 768),
+    (2406, 512),
+]  # rounded differently
 
 
 def one(dim: int, seed: int) -> Tensor:
