@@ -104,6 +104,8 @@ def _write(found: Sequence["Measurement"], format: Format, out: Path | None, wei
 
 
 def _table(results: "Results", out: Path | None) -> None:
+    import os
+
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -119,6 +121,8 @@ def _table(results: "Results", out: Path | None) -> None:
         before = task
     file = None if out is None else out.open("w", encoding="utf-8")
     console = Console(file=file)
-    console.print(shown, width=None if console.is_terminal else WIDE)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDE
+    console.print(shown)
     if file is not None:
         file.close()
