@@ -108,6 +108,8 @@ def _write(found: Sequence["Measurement"], format: Format, out: Path | None, wei
 
 
 def _table(results: "Results", out: Path | None) -> None:
+    import os
+
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -123,7 +125,7 @@ def _table(results: "Results", out: Path | None) -> None:
         before = task
     file = None if out is None else out.open("w", encoding="utf-8")
     console = Console(file=file)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDE
     console.print(shown)
     if file is not None:

@@ -67,16 +67,17 @@ def groups(examples: Sequence[Mapping[str, Any]]) -> list[Group]:
 
 
 def _shown(one: Mapping[str, Any]) -> Shown:
-    right, pictures = one["correct"], one["pictures"]
+    right, found, pictures = one["correct"], one["found"], one["pictures"]
+    # of what is no picture, but of the sample whose picture asks, that picture is not shown as if it were found
+    pictured = any(text in pictures for text in found if text != one["query"])
 
-    def thing(text: str) -> Thing:
-        return Thing(text, small(pictures.get(text, "")), text in right)
+    def thing(text: str, shown: bool = pictured) -> Thing:
+        return Thing(text, small(pictures.get(text, "")) if shown else "", text in right)
 
-    found = one["found"]
     place = next((i for i, text in enumerate(found, 1) if text in right), None)
     missed = [] if place is not None and place <= FOUND else right
     return Shown(
-        thing(one["query"])._replace(right=False),
+        thing(one["query"], True)._replace(right=False),
         [thing(text) for text in found[:FOUND]],
         place,
         [thing(text) for text in missed[:RIGHT]],

@@ -76,6 +76,13 @@ def test_pictures_stand_where_they_are() -> None:
     assert not groups([example()])[0].pictured
 
 
+def test_a_sound_that_is_found_does_not_show_the_picture_that_asked() -> None:
+    (group,) = groups([example({"k3": url(noise(8, 8))}, query="k3", modality="image", gallery="audio")])
+    assert not group.pictured
+    assert group.examples[0].query.picture
+    assert {thing.picture for thing in group.examples[0].found} == {""}
+
+
 def test_a_large_picture_becomes_small() -> None:
     said = small(url(noise(400, 300, 3), "jpeg"))
     assert said.startswith("data:image/jpeg")

@@ -36,6 +36,25 @@ def known(labels: list[str], noise: float = 0.9, dim: int = 8) -> Labelled:
     return labelled(Embedded.single({"image": vectors(labels, 0, noise, dim)}, items(labels)), "image", "label")
 
 
+@pytest.mark.parametrize(("limit", "threads"), [(100_000_000, 1), (1, 3)])
+def test_a_small_fit_runs_on_one_thread(limit: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other in thousands of short steps are slow where others share the cores."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    seen: list[set[int]] = []
+    fit = LogisticRegression.fit
+
+    def counted(self: LogisticRegression, *args: np.ndarray) -> LogisticRegression:
+        seen.append({pool["num_threads"] for pool in threadpool_info()})
+        return fit(self, *args)
+
+    monkeypatch.setattr(LogisticRegression, "fit", counted)
+    monkeypatch.setattr("mmcl.evaluators.probing.SMALL", limit)
+    with threadpool_limits(3):
+        fit_logistic(known(list("ab") * 6), 1.0)
+    assert seen == [{threads}]
+
+
 def test_the_fit_is_the_minimum_of_its_equation() -> None:
     data, c = known(list("abc") * 6, dim=4), 3.0
     x, y = data.vectors.double().numpy(), data.labels.tolist()
