@@ -67,7 +67,7 @@ def ranks_both_ways(
     )
     ranks = torch.zeros(best.shape, dtype=torch.long)
     below = torch.zeros(turned.shape, dtype=torch.long)  # of each row of the gallery, and each of its best
-    room, limits = torch.empty(0), turned.T.contiguous()
+    room, ones, limits = torch.empty(0), torch.empty(0), turned.T.contiguous()
     for start, end in tiles:
         tile = scores.tile(start, end, height)
         pairs = slice(int(relevant.starts[start]), int(relevant.starts[end]))
