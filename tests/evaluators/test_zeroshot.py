@@ -166,6 +166,8 @@ def test_a_second_look_at_the_best_classes() -> None:
     found = again.measure(data(item[None], ["r"]), words)
     assert numbers(found)["acc1"] == 1.0
     assert found.details["not_followed_up"] == 0
+    # the confidence is that of the second look, in which one class is as good as sure
+    assert numbers(found)["ece"] == pytest.approx(0.0, abs=0.02)
     other = F.normalize(words.axis("blue") + 0.5 * words.axis("red"), dim=0)  # blue and red: no prompts tell them apart
     found = again.measure(data(other[None], ["b"]), words)
     assert numbers(found)["acc1"] == 1.0
@@ -214,6 +216,12 @@ def test_labels_that_are_no_class_are_named_before_anything_is_embedded() -> Non
 def test_a_zero_shot_task_without_sense_is_refused(classes: dict[str, str], templates: list[str]) -> None:
     with pytest.raises(MmclError, match="needs classes|needs templates|no \\{c\\}"):
         ZeroShot("image", classes, templates)
+
+
+@pytest.mark.parametrize("classes", [["red", ""], {"r": "red", "g": "  "}])
+def test_a_class_without_a_name_is_refused(classes: Any) -> None:
+    with pytest.raises(MmclError, match=r"classes: label '[1g]' has no name"):
+        ZeroShot("image", classes, ["{c}"])
 
 
 def test_of_many_classes_those_with_the_most_mistakes_are_shown() -> None:

@@ -18,6 +18,7 @@ def result(numbers: dict[str, float], evaluator: str = "zeroshot", **more: Any) 
         "task": "a/task",
         "title": "which is it",
         "version": 2,
+        "language": "en",
         "headline": next(iter(numbers)),
         "evaluator": evaluator,
         "score": "cosine",

@@ -175,3 +175,26 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(
     (tmp_path / "file").write_text("no folder")
     store = VectorStore(tmp_path / "file" / "below")
     assert load_task(str(tasks[0])).measure(small, store).result["n"] == 30
+
+
+def test_a_folder_that_can_only_be_read_is_read(
+    small: Encoder, tasks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = measured(tasks[0], small)
+
+    def refused(path: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("mmcl.tasks.store.os.utime", refused)
+    assert measured(tasks[0], small) == (result, 0)
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(
+    small: Encoder, tasks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mmcl.tasks.store.save", full)
+    assert measured(tasks[0], small)[0]["n"] == 30
+    assert not [path for path in VectorStore().folder.rglob("*") if path.is_file()]

@@ -95,6 +95,25 @@ def test_a_picture_that_cannot_be_decoded_is_left_out_and_told(small: Encoder, s
     assert {k: v for k, v in result.items() if k != "skipped"} == pytest.approx(dict(again))
 
 
+def test_labels_may_be_optional_and_what_lacks_them_is_left_out(
+    small: Encoder, samples: list[Any], task: Write
+) -> None:
+    del samples[3]["cls"], samples[4]["cls"]
+    result = load_task(str(task(samples, ZEROSHOT, f"{LABELLED}, optional: [label]"))).measure(small).result
+    assert (result["n"], result["skipped"]) == (COUNT - 2, 2)
+
+
+def test_nothing_is_learnt_from_what_is_measured(small: Encoder, samples: list[Any], task: Write) -> None:
+    path = task(samples, "{name: knn, modality: picture, k: 3}", LABELLED)
+    said = path.read_text()
+    shards = path.parent / "shards" / "task"
+    path.write_text(f"{said}train: {{shards: '{shards}/00001.tar', {LABELLED}}}\n")
+    refused(path, small, r"train: .*00001.tar is a shard of the data that are measured, too")
+    other = task(samples, RETRIEVAL, PAIRS, name="other").parent / "shards" / "other"
+    path.write_text(f"{said}train: {{shards: '{other}', {LABELLED}}}\n")
+    assert load_task(str(path)).measure(small).result["n"] == COUNT
+
+
 def test_vectors_of_several_labels(small: Encoder, samples: list[Any], task: Write) -> None:
     several = ZEROSHOT.replace("templates", "labels: several, templates")
     result = load_task(str(task(samples, several, "modalities: {picture: png, label: npy}"))).measure(small).result
