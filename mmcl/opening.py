@@ -57,11 +57,21 @@ def load(what: str | Path, device: str | torch.device | None = None, weights: st
     Raises:
         MmclError: there is no such model, its weights do not fit, or it was not said which.
     """
+    form, place = form_of(what)
+    return form.opened(place, None if weights is None else str(weights), runs.computing(device))
+
+
+def form_of(what: str | Path) -> tuple[Form, str]:
+    """Which form of what can be opened this is, and the model's place; nothing is opened.
+
+    Raises:
+        MmclError: it is none.
+    """
     said = str(what)
     for form in FORMS:
         place = form.place(said)
         if place is not None:
-            return form.opened(place, None if weights is None else str(weights), runs.computing(device))
+            return form, place
     if (Path(said) / "modules.json").is_file():
         raise MmclError(
             f"{said} was saved by sentence-transformers, which alone opens it again: SentenceTransformer(DIR)."

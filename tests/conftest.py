@@ -23,6 +23,12 @@ TRAIN, SHARD = 2000, 250
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is written to the user's cache, nor found there."""
+    os.environ["MMCL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @dataclass(frozen=True)
 class Glyphs:
     """Where a piece of the data set lies."""

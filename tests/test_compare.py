@@ -90,6 +90,7 @@ def test_what_was_measured_before_a_model_failed_is_there(shards: Path, tmp_path
         return small
 
     monkeypatch.setattr("mmcl.compare.load", load)
+    monkeypatch.setattr("mmcl.opening.form_of", lambda model: None)
     monkeypatch.setenv("MMCL_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "below" / "found.json"
     with pytest.raises(SystemExit) as ended:

@@ -50,20 +50,13 @@ def evaluate(  # noqa: PLR0913 - each is a choice of the user's
 
     from mmcl import distributed
     from mmcl.compare import Measurement, compare, load_tasks
-    from mmcl.errors import MmclError
     from mmcl.tasks import VectorStore
 
     def say(told: str) -> None:
         if distributed.rank() == 0:
             print(told, file=sys.stderr)
 
-    if not models and embeddings is None:
-        raise MmclError("say what to measure: a run folder, a model of a library, or --embeddings DIR.")
-    if format == "datacomp" and len(models) > 1:
-        raise MmclError("--format datacomp: DataComp's file is of one model; measure one at a time.")
-    for path in (out, page):
-        if path is not None:  # before hours of work
-            path.parent.mkdir(parents=True, exist_ok=True)
+    _look(models, embeddings, "json" if json else format, (out, page))
     tasks = load_tasks(on, data, skip_missing, say)
     store = VectorStore() if cache else None
     found: list[Measurement] = []
@@ -80,6 +73,26 @@ def evaluate(  # noqa: PLR0913 - each is a choice of the user's
 
                 write_page(page, found)
                 say(f"page: {page}")
+
+
+def _look(models: Sequence[str], embeddings: Path | None, format: Format, files: Sequence[Path | None]) -> None:
+    """See that what was asked for makes sense, before hours of work.
+
+    Raises:
+        MmclError: it does not.
+    """
+    from mmcl.errors import MmclError
+    from mmcl.opening import form_of
+
+    if not models and embeddings is None:
+        raise MmclError("say what to measure: a run folder, a model of a library, or --embeddings DIR.")
+    for model in models:
+        form_of(model)
+    if format == "datacomp" and len(models) > 1:
+        raise MmclError("--format datacomp: DataComp's file is of one model; measure one at a time.")
+    for path in files:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _write(found: Sequence["Measurement"], format: Format, out: Path | None, weights: str | None) -> None:

@@ -40,7 +40,8 @@ def test_every_row_has_step_loss_and_rate_and_some_the_tasks(trained: Path, task
 
 def test_results_have_the_form_that_scripts_read(trained: Path) -> None:
     results = json.loads((trained / "results.json").read_text())
-    assert set(results["retrieval"]["text_to_image"]) == {"recall@1", "recall@5", "recall@10", "median_rank"}
+    measured = {"recall@1", "recall@5", "recall@10", "median_rank", "mrr", "map@10", "ndcg@10"}
+    assert set(results["retrieval"]["text_to_image"]) == measured
     assert results["retrieval"]["n"] == 500
     assert results["train"]["samples"] == 1280
     assert results["train"]["seconds"] > 0
