@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcl.evaluators.figures import Figure, mean, median
 
-ROWS = 1024  # queries that are scored at once, at most
+ROWS = 512  # queries that are scored at once, at most: of several sizes the fastest
 CELLS = 2**23  # scores that are held at once, and as many results of comparing them: 32 MB each
 COLUMNS = 64  # that a product's right side is padded to, see `whole`
 KEPT = 10  # of what belongs to a query, as many are ranked: more cannot be among the first ten
