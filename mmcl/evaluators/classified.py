@@ -29,6 +29,13 @@ def class_found(
     return found
 
 
+def taken_for(
+    labels: Int[Tensor, " items"], found: Int[Tensor, " items"], classes: int
+) -> Int[Tensor, "classes classes"]:
+    """How often items of one class (row) were taken for another (column)."""
+    return torch.bincount(labels * classes + found, minlength=classes**2).view(classes, classes)
+
+
 def classified(
     ranks: Int[Tensor, " items"],
     found: Int[Tensor, " items"],

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmcl.errors import MmclError
 from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Findings, Items
 from mmcl.evaluators.labelled import Labelled, Learner, as_numbers, check_labels, labelled, training
-from mmcl.evaluators.probing import METRICS, Judged, confused, judge, shown
+from mmcl.evaluators.probing import Judged, confused, judge, shown
 
 CELLS = 1 << 25  # similarities that are held at once
 
@@ -49,10 +49,6 @@ class NearestNeighbours(Learner):
         temperature: Annotated[float, Field(gt=0)] | None = 0.07,
     ) -> None:
         self.modality, self.label, self.k, self.temperature = modality, label, k, temperature
-
-    def metrics(self) -> dict[str, bool]:
-        """Shares of what is right; ``acc5`` where there are five classes."""
-        return dict(METRICS)
 
     def check(self, items: Items, train: Items | None = None) -> None:
         """There must be k neighbours, and every class among the training data.

@@ -15,6 +15,7 @@ from mmcl.evaluators.base import Embedded, Evaluator, Items
 from mmcl.evaluators.figures import numbered
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+METRICS = dict.fromkeys(["acc1", "acc5", "mean_per_class_recall", "f1_macro"], True)
 NAMED = 5  # of many names, in an error
 NOTHING = "this evaluator learns, and the task names no data to learn from: give it a `train:` source."
 NOT_TWO = "every class has one training example, so none can be held out to choose by; give `c`."
@@ -37,6 +38,10 @@ class Learner(Evaluator):
     def fields(self) -> list[str]:
         """The classes."""
         return [self.label]
+
+    def metrics(self) -> dict[str, bool]:
+        """Shares of what is right; ``acc5`` where there are five classes."""
+        return dict(METRICS)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from mmcl.evaluators.labelled import (
     Learner,
     Seeds,
     as_numbers,
-    check_holdout,
-    check_labels,
     check_shots,
     distinct,
     labelled,
@@ -19,11 +17,11 @@ from mmcl.evaluators.labelled import (
 )
 from mmcl.evaluators.probing import (
     MAX_ITER,
-    METRICS,
     SWEEP,
     Inverse,
     Sweep,
     averaged,
+    check_probe,
     confused,
     judge_linear,
     probed,
@@ -80,19 +78,13 @@ class LinearProbe(Learner):
         self.modality, self.label, self.c = modality, label, c
         self.shots, self.max_iter, self.seeds = shots, max_iter, distinct(seeds)
 
-    def metrics(self) -> dict[str, bool]:
-        """Shares of what is right; ``acc5`` where there are five classes."""
-        return dict(METRICS)
-
     def check(self, items: Items, train: Items | None = None) -> None:
         """Every class must be learnt, and one of them by two examples where C is chosen.
 
         Raises:
             MmclError: there is nothing to learn from, too little, or a class is never seen.
         """
-        train = check_labels(items, train, self.label)
-        if isinstance(self.c, Sweep):
-            check_holdout(train, self.label)
+        train = check_probe(items, train, self.label, self.c)
         if self.shots is not None:
             check_shots(train, self.label, self.shots)
 

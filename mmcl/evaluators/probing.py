@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.evaluators.base import Confusion, Example, Items, spread
-from mmcl.evaluators.classified import class_found, class_ranks, classified
+from mmcl.evaluators.classified import class_found, class_ranks, classified, taken_for
+from mmcl.evaluators.combined import mean_of
 from mmcl.evaluators.figures import Figure
-from mmcl.evaluators.labelled import Labelled
+from mmcl.evaluators.labelled import Labelled, check_holdout, check_labels
 from mmcl.registry import Spec
 
 MAX_ITER = 1000  # of L-BFGS, as CLIP allows
@@ -27,7 +28,6 @@ CONFUSED = 100  # classes of which confusion is still told
 SMALL = 100_000_000  # products of one evaluation of the loss, below which threads wait longer than they work
 
 Score = tuple[float, float]
-METRICS = dict.fromkeys(["acc1", "acc5", "mean_per_class_recall", "f1_macro"], True)
 
 
 class Sweep(Spec):
@@ -60,6 +60,21 @@ class Sweep(Spec):
 SWEEP = Sweep()
 Inverse = Annotated[float, Field(gt=0)] | Sweep
 """scikit-learn's C, or the range that it is chosen from."""
+
+
+def check_probe(items: Items, train: Items | None, label: str, c: float | Sweep) -> Items:
+    """Refuse classes that cannot be learnt: each needs an example, and one of them two where C is chosen.
+
+    Returns:
+        What is learnt from.
+
+    Raises:
+        MmclError: there is nothing to learn from, too little, or a class is never seen.
+    """
+    train = check_labels(items, train, label)
+    if isinstance(c, Sweep):
+        check_holdout(train, label)
+    return train
 
 
 class Probe(NamedTuple):
@@ -204,16 +219,7 @@ def _told(probe: Probe, c: float, data: Labelled, more: dict[str, Any]) -> tuple
 
 def averaged(figures: Sequence[dict[str, Figure]]) -> dict[str, Figure]:
     """Means of the same figures over several draws; their units are the items, and not the draws."""
-    return {name: _average([row[name] for row in figures]) for name in figures[0]}
-
-
-def _average(figures: Sequence[Figure]) -> Figure:
-    first = figures[0]
-
-    def statistic(w: Tensor) -> Tensor:
-        return torch.stack([figure.statistic(w) for figure in figures]).mean(0)
-
-    return Figure(statistic, first.units, first.n)
+    return {name: mean_of([row[name] for row in figures]) for name in figures[0]}
 
 
 def shown(
@@ -229,8 +235,6 @@ def shown(
 
 def confused(found: Int[Tensor, " items"], labels: Int[Tensor, " items"], classes: Sequence[str]) -> Confusion | None:
     """What was taken for what, where there are few enough classes to look at."""
-    count = len(classes)
-    if count > CONFUSED:
+    if len(classes) > CONFUSED:
         return None
-    pairs = torch.bincount(labels * count + found, minlength=count * count)
-    return Confusion(list(classes), pairs.view(count, count).tolist())
+    return Confusion(list(classes), taken_for(labels, found, len(classes)).tolist())

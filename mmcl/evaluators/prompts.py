@@ -52,13 +52,6 @@ def no_files(name: str) -> str:
     raise MmclError(f"{name}: files are read for tasks; give a list or a mapping.")
 
 
-def lines_of(said: Sequence[str] | str, read: Read) -> list[str]:
-    """A list, or the lines of the file that a task names instead."""
-    if not isinstance(said, str):
-        return list(said)
-    return [line.strip() for line in read(said).splitlines() if line.strip()]
-
-
 def names_of(said: Mapping[str, str] | Sequence[str] | str, read: Read) -> dict[str, str]:
     """Label -> name. Of a list, or of the lines of a file, labels are the numbers from 0.
 
@@ -93,7 +86,7 @@ def templates_of(said: Mapping[str, list[str]] | Sequence[str] | str, read: Read
         MmclError: there are none, or one has no place for the name.
     """
     if isinstance(said, str):
-        said = _json(said, read) if said.endswith(".json") else lines_of(said, read)
+        said = _json(said, read) if said.endswith(".json") else _lines(said, read)
     if isinstance(said, Mapping):
         return {str(name): [str(prompt) for prompt in prompts] for name, prompts in said.items()}
     templates = list(said)
@@ -103,6 +96,10 @@ def templates_of(said: Mapping[str, list[str]] | Sequence[str] | str, read: Read
         if "{c}" not in template:
             raise MmclError(f"template {template!r} has no {{c}} where the class's name goes.")
     return templates
+
+
+def _lines(name: str, read: Read) -> list[str]:
+    return [line.strip() for line in read(name).splitlines() if line.strip()]
 
 
 def prompts_of(

@@ -112,12 +112,9 @@ class Retrieval(Evaluator):
         if hubs is not None and score.name != "cosine":
             raise MmclError(f"retrieval: hubs corrects cosines; score is {score.name}.")
         self.hubs: HubCorrection | None = None if hubs is None else hubs.build()
-        said = ", ".join(f"{key}={value}" for key, value in score.model_dump().items() if key != "name")
-        self.score = f"{score.name}({said})" if said and max(len(one), len(other)) > 1 else score.name
+        self.score = _in_words(score) if max(len(one), len(other)) > 1 else score.name
         if hubs is not None:
-            self.score += (
-                f" - {hubs.name}({', '.join(f'{k}={v}' for k, v in hubs.model_dump().items() if k != 'name')})"
-            )
+            self.score += f" - {_in_words(hubs)}"
         self.headline = f"{_called(one)}_to_{_called(other)}/recall@{at[-1]}"
 
     def modalities(self) -> list[str]:
@@ -244,6 +241,12 @@ class Retrieval(Evaluator):
 
 def _called(names: Sequence[str]) -> str:
     return "+".join(names)
+
+
+def _in_words(part: Part) -> str:
+    """A part's name, and its arguments if it has any."""
+    said = ", ".join(f"{key}={value}" for key, value in part.model_dump().items() if key != "name")
+    return f"{part.name}({said})" if said else part.name
 
 
 def _scorer(

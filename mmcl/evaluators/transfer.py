@@ -10,18 +10,18 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Evaluator, Findings, Items
+from mmcl.evaluators.combined import combined
 from mmcl.evaluators.figures import Figure
 from mmcl.evaluators.labelled import (
+    METRICS,
     Labelled,
     Seeds,
     as_numbers,
-    check_holdout,
-    check_labels,
     distinct,
     labelled,
     training,
 )
-from mmcl.evaluators.probing import METRICS, SWEEP, Inverse, Sweep, averaged, confused, judge_linear, probed, shown
+from mmcl.evaluators.probing import SWEEP, Inverse, Sweep, averaged, check_probe, confused, judge_linear, probed, shown
 
 
 @EVALUATORS.register("transfer")
@@ -104,9 +104,7 @@ class Transfer(Evaluator):
         Raises:
             MmclError: there is nothing to learn from, too little, or a class is never seen.
         """
-        train = check_labels(items, train, self.label)
-        if isinstance(self.c, Sweep):
-            check_holdout(train, self.label)
+        check_probe(items, train, self.label, self.c)
 
     def measure(self, data: Embedded, embedder: Embedder) -> Findings:
         """``acc1`` and its kin, ``same_modality/acc1``, ``fidelity`` and ``gap``.
@@ -155,15 +153,11 @@ class Transfer(Evaluator):
 
 def compared(cross: Figure, same: Figure) -> dict[str, Figure]:
     """``fidelity``, the share of the upper bound that is reached (not a number where that is zero), and ``gap``."""
-
-    def fidelity(w: Tensor) -> Tensor:
-        bound = same.statistic(w)
-        return torch.where(bound > 0, cross.statistic(w) / bound, torch.nan)
-
-    def gap(w: Tensor) -> Tensor:
-        return same.statistic(w) - cross.statistic(w)
-
-    return {"fidelity": Figure(fidelity, cross.units, cross.n), "gap": Figure(gap, cross.units, cross.n)}
+    both = [cross, same]
+    return {
+        "fidelity": combined(lambda v: torch.where(v[1] > 0, v[0] / v[1], torch.nan), both),
+        "gap": combined(lambda v: v[1] - v[0], both),
+    }
 
 
 def _shift(known: Labelled, bound: Labelled) -> Float[Tensor, " dim"]:

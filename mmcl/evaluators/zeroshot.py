@@ -16,6 +16,7 @@ from mmcl.evaluators.classified import (
     class_ranks,
     classified,
     mean_average_precision,
+    taken_for,
 )
 from mmcl.evaluators.groups import group_figures
 from mmcl.evaluators.prompts import (
@@ -257,7 +258,7 @@ def confusion(classes: list[str], labels: Int[Tensor, " items"], found: Int[Tens
         found: what it was taken for.
     """
     count = len(classes)
-    table = torch.bincount(labels * count + found, minlength=count * count).view(count, count)
+    table = taken_for(labels, found, count)
     kept = torch.arange(count)
     if count > CONFUSED:
         wrong = table - table.diag().diag()
