@@ -15,7 +15,7 @@ from mmcl.data.source import Selector
 from mmcl.data.write import claimed
 from mmcl.errors import MmclError
 from mmcl.files import replacing, write_json
-from mmcl.model import Encoder
+from mmcl.model import Encoder, hash_tensors
 from mmcl.types import Batch
 
 FOLDERS = {"image": "img"}  # clip-retrieval abbreviates this one
@@ -106,9 +106,7 @@ def embed_shards(
 def weights_digest(encoder: Encoder) -> str:
     """A hash of the model's tensors: names, types, shapes and contents, in the order of the names."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(encoder.model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    hash_tensors(digest, encoder.model.state_dict())
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Towers to one shared space."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +147,13 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module, training in zip(modules, before, strict=True):
             module.train(training)
+
+
+def hash_tensors(digest: "hashlib.blake2b", tensors: Mapping[str, Tensor]) -> None:
+    """Feed a hash with tensors: names, types, shapes and contents, in the order of the names."""
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
 
 
 class Encoder:

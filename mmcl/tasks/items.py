@@ -1,7 +1,7 @@
 """The first look at a task's data: texts, labels and what each sample holds; nothing is decoded or embedded."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def read_items(source: Source, fields: Sequence[str], modalities: Sequence[str],
     """
     selectors = {m: Selector.parse(said, m) for m, said in source.modalities.items()}
     read = [m for m in source.modalities if m in fields or (m in modalities and selectors[m].is_text)]
-    stream = _stream(source, read, "all")
+    stream = _stream(source, read)
     _check_members(stream, source, selectors, [m for m in modalities if m not in read], where)
     keys: list[str] = []
     ids: list[Tensor] = []
@@ -55,10 +55,10 @@ def read_items(source: Source, fields: Sequence[str], modalities: Sequence[str],
     return Items(keys, torch.cat(ids), texts, numbers)
 
 
-def _stream(source: Source, read: Sequence[str], captions: Literal["first", "all"]) -> Stream:
-    """What reads some texts of all samples; keys alone, where there are none."""
+def _stream(source: Source, read: Sequence[str]) -> Stream:
+    """What reads all of some texts of all samples; keys alone, where there are none."""
     only = {m: source.modalities[m] for m in read} or dict(list(source.modalities.items())[:1])
-    changed = {"modalities": only, "optional": list(only), "extras": {}, "captions": captions, "weight": None}
+    changed = {"modalities": only, "optional": list(only), "extras": {}, "captions": "all", "weight": None}
     transforms = {} if read else dict.fromkeys(only, _Nothing())
     return Stream(
         source.model_copy(update=changed),

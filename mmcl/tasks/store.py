@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,20 +20,29 @@ from mmcl.data.index import signature, user_cache
 from mmcl.data.remote import is_remote
 from mmcl.data.shards import is_pipe
 from mmcl.data.source import Selector
-from mmcl.model import Encoder
+from mmcl.model import Encoder, hash_tensors
 from mmcl.tasks.columns import BLOCK, Column
 from mmcl.towers.preparation import preparation
-from mmcl.types import Bad, modality_of
+from mmcl.types import Bad
 
 FORMAT = 1
 GIGABYTES = 20.0
 NEAR = 1e-3  # that the vector of a probe may differ on another machine
 PROBES: Mapping[str, Any] = {
-    "image": np.arange(120 * 96 * 3, dtype=np.uint32).reshape(120, 96, 3).__mul__(7).astype(np.uint8),
+    "image": (7 * np.arange(120 * 96 * 3, dtype=np.uint32)).astype(np.uint8).reshape(120, 96, 3),
     "text": "a photo of a cat on a red chair",
     "audio": (np.sin(np.arange(48_000, dtype=np.float32) ** 1.2 / 40) / 2, 48_000),
 }
 """A value of each kind, which the model embeds anew whenever it takes vectors from the cache."""
+
+
+class Maker(NamedTuple):
+    """What makes a column: a tower, and how its input is prepared."""
+
+    digest: str
+    """A hash of the tower's tensors and modules, and of the preparation."""
+    probe: torch.Tensor
+    """The vector that it makes of a value that is the same each time."""
 
 
 class VectorStore:
@@ -52,25 +61,8 @@ class VectorStore:
     def __init__(self, folder: Path | None = None, gigabytes: float = GIGABYTES) -> None:
         self.folder = folder or user_cache() / "embeddings"
         self.limit = int(gigabytes * 1e9)
-        self.hits = self.misses = 0
 
-    def key(self, made_by: str, source: Source, stream: Stream, name: str, view: str | None) -> str:
-        """By which a column is found again.
-
-        Args:
-            made_by: `tower_digest` of what makes it.
-            source: says where the modality lies.
-            stream: over the shards.
-            name: of the modality.
-            view: another look at it.
-        """
-        shards = [_identity(stream, number) for number in range(len(stream.shards.listed))]
-        every = source.captions == "all" and Selector.parse(source.modalities[name], name).is_text
-        lies = [source.modalities[name], "all" if every else "first"]
-        said = [FORMAT, BLOCK, made_by, lies, view, shards]
-        return hashlib.blake2b(json.dumps(said).encode(), digest_size=20).hexdigest()
-
-    def load(self, key: str, encoder: Encoder, name: str) -> Column | None:
+    def load(self, key: str, made_by: Maker) -> Column | None:
         """The column, if it is there, whole, and of a model that still makes the same vector of a probe."""
         column, path = None, self._path(key)
         with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
@@ -79,15 +71,14 @@ class VectorStore:
                 bad = [Bad(*one) for one in json.loads(file.metadata()["bad"])]
             with contextlib.suppress(OSError):  # of a folder that can only be read
                 os.utime(path)
-            if torch.allclose(probe, _probe(encoder, modality_of(name)), atol=NEAR):
+            if torch.allclose(probe, made_by.probe, atol=NEAR):
                 column = Column(vectors, owner, bad)
-        self.hits, self.misses = self.hits + (column is not None), self.misses + (column is None)
         return column
 
-    def save(self, key: str, column: Column, encoder: Encoder, name: str) -> None:
+    def save(self, key: str, column: Column, made_by: Maker) -> None:
         """Keep a column; where the folder cannot be written, it is made again the next time."""
         path = self._path(key)
-        tensors = {"vectors": column.vectors, "owner": column.owner, "probe": _probe(encoder, modality_of(name))}
+        tensors = {"vectors": column.vectors, "owner": column.owner, "probe": made_by.probe}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
@@ -115,8 +106,8 @@ class VectorStore:
             path.unlink(missing_ok=True)
 
 
-def tower_digest(encoder: Encoder, modality: str, texts: Sequence[str] = ()) -> str:
-    """A hash of a tower's tensors (names, types, shapes, contents), its modules, and of how its input is prepared.
+def maker(encoder: Encoder, modality: str, texts: Sequence[str] = ()) -> Maker:
+    """What makes the vectors of a modality.
 
     Args:
         encoder: the model.
@@ -128,14 +119,32 @@ def tower_digest(encoder: Encoder, modality: str, texts: Sequence[str] = ()) -> 
     digest.update(repr(preparation(encoder.transforms[modality], tower.backbone)).encode())
     for start in range(0, len(texts), BLOCK):
         digest.update(encoder.rows(modality, texts[start : start + BLOCK]).numpy().tobytes())
-    for name, tensor in sorted(tower.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    hash_tensors(digest, tower.state_dict())
+    return Maker(digest.hexdigest(), _probe(encoder, modality))
+
+
+def column_key(made_by: Maker, source: Source, name: str, view: str | None, shards: Sequence[Any]) -> str:
+    """By which a column is found again.
+
+    Args:
+        made_by: what makes it.
+        source: says where the modality lies.
+        name: of the modality.
+        view: another look at it.
+        shards: `identities` of them.
+    """
+    every = source.captions == "all" and Selector.parse(source.modalities[name], name).is_text
+    lies = [source.modalities[name], "all" if every else "first"]
+    said = [FORMAT, BLOCK, made_by.digest, lies, view, shards]
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=20).hexdigest()
+
+
+def identities(stream: Stream) -> list[Any]:
+    """What tells whether shards are those of before: their indexes, their ends, and when local ones were written."""
+    return [_identity(stream, number) for number in range(len(stream.shards.listed))]
 
 
 def _identity(stream: Stream, number: int) -> list[Any]:
-    """What tells whether a shard is the one of before: its index, its ends and, of a local one, when it was written."""
     listed = stream.shards.listed[number]
     if is_pipe(listed.url):
         return [listed.url, os.getpid(), distributed.rank()]  # what it gives cannot be known before

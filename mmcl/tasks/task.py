@@ -17,6 +17,7 @@ from mmcl.data.shards import expand
 from mmcl.data.source import IMAGES, Selector
 from mmcl.errors import MissingDataError, MmclError
 from mmcl.evaluators import Confusion, Embedded, Evaluator, Example, Findings, Items, intervals
+from mmcl.evaluators.figures import values
 from mmcl.layouts import packed
 from mmcl.model import Encoder
 from mmcl.tasks.columns import Column
@@ -96,16 +97,16 @@ class Task:
             MmclError: samples lack something, or labels and classes do not match.
         """
         with self._told():
-            fields = self.evaluator.fields()
-            items, train = (
-                None if split is None else read_items(split.source, fields, split.modalities, split.where)
-                for split in (self.test, self.train)
-            )
-            assert items is not None
-            kept = [None if one is None else one.take(self._labelled(one).nonzero()[:, 0]) for one in (items, train)]
-            assert kept[0] is not None
-            self.evaluator.check(kept[0], kept[1])
+            items = self._read(self.test)
+            train = None if self.train is None else self._read(self.train)
+            self.evaluator.check(self._with_labels(items), train and self._with_labels(train))
         return items, train
+
+    def _read(self, split: Split) -> Items:
+        return read_items(split.source, self.evaluator.fields(), split.modalities, split.where)
+
+    def _with_labels(self, items: Items) -> Items:
+        return items.take(self._labelled(items).nonzero()[:, 0])
 
     def _labelled(self, items: Items) -> torch.Tensor:
         """Which items have all fields; only what is optional can be missing by now."""
@@ -197,7 +198,7 @@ class Task:
     def _result(
         self, found: Findings, data: Embedded, bad: Sequence[Bad], samples: int, made_by: Vectors, wanted: bool
     ) -> Result:
-        numbers: dict[str, float] = {name: figure.value for name, figure in found.figures.items()}
+        numbers = values(found.figures)
         about = {
             "task": self.name,
             "title": self.spec.title,
@@ -243,9 +244,9 @@ def _urls(source: Source) -> list[str]:
     return [os.path.realpath(url) if os.path.exists(url) else url for url in expand(source.shards)]
 
 
-def _of(items: Items, columns: Mapping[str, Column], kept: torch.Tensor | None = None) -> Embedded:
-    """Items with their vectors; some of them, where it is told."""
-    if kept is None or len(kept) == len(items):
+def _of(items: Items, columns: Mapping[str, Column], kept: torch.Tensor) -> Embedded:
+    """Some of the items, with their vectors."""
+    if len(kept) == len(items):
         return Embedded(items, {m: c.vectors for m, c in columns.items()}, {m: c.owner for m, c in columns.items()})
     number = torch.full((len(items),), -1)
     number[kept] = torch.arange(len(kept))

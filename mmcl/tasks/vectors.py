@@ -18,7 +18,7 @@ from mmcl.evaluators import Items, View
 from mmcl.model import Encoder
 from mmcl.tasks.columns import BLOCK, Column
 from mmcl.tasks.ready import ReadyVectors
-from mmcl.tasks.store import VectorStore, tower_digest
+from mmcl.tasks.store import Maker, VectorStore, column_key, identities, maker
 from mmcl.tasks.views import Viewed
 from mmcl.types import Bad, Batch, modality_of
 
@@ -53,13 +53,13 @@ class Prompts:
             return torch.empty(0, self.encoder.dim)
         if self.store is None or len(values) < BLOCK:  # ImageNet has 80,000 prompts, and so have its variants
             return self._embed(self.encoder, modality, values)
-        key = tower_digest(self.encoder, modality, values)
-        column = self.store.load(key, self.encoder, modality)
+        made_by = maker(self.encoder, modality, values)
+        column = self.store.load(made_by.digest, made_by)
         if all(distributed.collect(column is not None)) and column is not None:
             return column.vectors
         vectors = self._embed(self.encoder, modality, values)
         if distributed.rank() == 0:
-            self.store.save(key, Column(vectors, torch.arange(len(vectors)), []), self.encoder, modality)
+            self.store.save(made_by.digest, Column(vectors, torch.arange(len(vectors)), []), made_by)
         return vectors
 
     def _embed(self, encoder: Encoder, modality: str, values: Sequence[Any]) -> Tensor:
@@ -122,13 +122,15 @@ def _columns(
     """
     found: dict[str, Column] = {}
     keys: dict[str, str] = {}
+    makers: dict[str, Maker] = {}
     if store is not None:
         first = next(iter(every))
-        stream = _stream(encoder, source, {first: every[first]})
-        towers = {of: _digest(encoder, of, items) for of in {of for of, _ in every.values()}}
+        shards = identities(_stream(encoder, source, {first: every[first]}))
+        of_each = dict.fromkeys(of for of, _ in every.values())  # views are of the same tower
+        makers = {of: maker(encoder, modality_of(of), _texts(items, of)) for of in of_each}
         for name, (of, view) in every.items():
-            keys[name] = store.key(towers[of], source, stream, of, None if view is None else repr(view))
-            column = store.load(keys[name], encoder, of)
+            keys[name] = column_key(makers[of], source, of, None if view is None else repr(view), shards)
+            column = store.load(keys[name], makers[of])
             if all(distributed.collect(column is not None)) and column is not None:
                 found[name] = column
     left = [name for name in every if name not in found]
@@ -136,13 +138,13 @@ def _columns(
         made = _embed(encoder, source, len(items), {name: every[name] for name in left[start : start + TOGETHER]})
         for name, column in made.items():
             if store is not None and distributed.rank() == 0:
-                store.save(keys[name], column, encoder, every[name][0])
+                store.save(keys[name], column, makers[every[name][0]])
         found |= made
     return found
 
 
-def _digest(encoder: Encoder, name: str, items: Items) -> str:
-    return tower_digest(encoder, modality_of(name), [text for some in items.texts.get(name, []) for text in some])
+def _texts(items: Items, name: str) -> list[str]:
+    return [text for some in items.texts.get(name, []) for text in some]
 
 
 def _stream(encoder: Encoder, source: Source, columns: Columns) -> Stream:
