@@ -25,7 +25,12 @@ class Cosines:
         return self.tile(start, end)
 
     def tile(
-        self, start: int, end: int, height: int = 0, rows: Int[Tensor, " rows"] | None = None
+        self,
+        start: int,
+        end: int,
+        height: int = 0,
+        rows: Int[Tensor, " rows"] | None = None,
+        out: Float[Tensor, "height more_columns"] | None = None,
     ) -> Float[Tensor, "some columns"]:
         """Scores of some queries.
 
@@ -34,11 +39,14 @@ class Cosines:
             end: behind the last one.
             height: as many queries are multiplied at least, so that equal ones of any two tiles have equal scores.
             rows: of the gallery; all of them unless told.
+            out: room for the product; it may be overwritten by the next one.
         """
         right, columns = (self.right, len(self.gallery)) if rows is None else (whole(self.gallery[rows]), len(rows))
-        left = F.pad(self.queries[start:end], (0, 0, 0, max(height - (end - start), 0)))
+        left = self.queries[start:end]
+        if len(left) < height:
+            left = F.pad(left, (0, 0, 0, height - len(left)))
         with full_precision(right.device, exact=True):
-            return (left @ right.T)[: end - start, :columns]
+            return torch.mm(left, right.T, out=out)[: end - start, :columns]
 
 
 def ranks_both_ways(
@@ -67,21 +75,21 @@ def ranks_both_ways(
     )
     ranks = torch.zeros(best.shape, dtype=torch.long)
     below = torch.zeros(turned.shape, dtype=torch.long)  # of each row of the gallery, and each of its best
-    room, ones, limits = torch.empty(0), torch.empty(0), turned.T.contiguous()
+    new = scores.right.new_empty  # room for all tiles, so that memory is touched once
+    product, flags = new(height, len(scores.right)), new(height, gallery)
+    ones, limits = new(1, height).fill_(1), turned.T.contiguous()
     for start, end in tiles:
-        tile = scores.tile(start, end, height)
+        tile = scores.tile(start, end, height, out=product)
+        room, one = flags[: end - start], ones[:, : end - start]
         pairs = slice(int(relevant.starts[start]), int(relevant.starts[end]))
         place = (query[pairs] - start, relevant.rows[pairs])
         if not torch.equal(finite(tile[place]), own[pairs]):
             return None
         tile[place] = -torch.inf
-        if len(room) != len(tile):
-            room, ones = torch.empty_like(tile), torch.ones(1, len(tile))
         for j in range(best.shape[1]):
             ranks[start:end, j] = 1 + gallery - less(tile, best[start:end, j, None], room) + j
         for j in range(turned.shape[1]):
-            below[:, j] += (ones @ torch.lt(tile, limits[j], out=room))[0].round().long()
-        del tile
+            below[:, j] += (one @ torch.lt(tile, limits[j], out=room))[0].round().long()
     turned_ranks = 1 + queries - below + torch.arange(turned.shape[1])
     return ranks.clamp(max=gallery) * there, turned_ranks.clamp(max=queries) * turned_there
 
