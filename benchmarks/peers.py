@@ -30,7 +30,16 @@ PEERS = {
         "numpy<2.4",  # newer ones make no number of an array of one, which its accuracy asks for
         "requests",  # imported by its imagenetv2, and brought by nothing since huggingface_hub 1
     ],
+    "clip_retrieval": [
+        "torch==2.14.1",
+        "torchvision==0.29.1",
+        "clip-retrieval==2.45.0",
+        "open_clip_torch==2.32.0",
+    ],
 }
+AFTER = {"clip_retrieval": ["setuptools<70"]}
+"""What replaces, without regard to requirements, what others asked for: pkg_resources is imported by clip-retrieval,
+and torch asks for a setuptools that has none."""
 CACHE = Path(platformdirs.user_cache_dir("mmcl")) / "benchmarks"
 
 
@@ -46,12 +55,15 @@ def interpreter(peer: str, cache: Path = CACHE) -> Path:
     """
     folder = cache / "peers" / peer
     python, made = folder / "bin" / "python", folder / "made.json"  # the latter is written when everything is there
-    wanted = {"python": sys.version_info[:2], "packages": PEERS[peer]}
+    wanted = {"python": sys.version_info[:2], "packages": [*PEERS[peer], *AFTER.get(peer, [])]}
     if not made.exists() or json.loads(made.read_text()) != json.loads(json.dumps(wanted)):
         print(f"making an environment for {peer} in {folder}", file=sys.stderr)
         made.unlink(missing_ok=True)
         venv.create(folder, clear=True, with_pip=True, symlinks=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS[peer]], check=True, stdout=sys.stderr)
+        for packages in (PEERS[peer], ["--no-deps", *AFTER[peer]] if peer in AFTER else []):
+            if packages:
+                command = [python, "-m", "pip", "install", "--quiet", *packages]
+                subprocess.run(command, check=True, stdout=sys.stderr)
         made.write_text(json.dumps(wanted))
     return python
 
