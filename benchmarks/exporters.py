@@ -1,4 +1,4 @@
-"""One export of shards, by mmcl or by clip-retrieval's clip_inference, or the towers' forward alone, in its own process.
+"""One export of shards, by mmcl or by clip-retrieval's clip_inference, or the forward of the towers alone.
 
     python benchmarks/exporters.py SIDE CASE.json      # SIDE: mmcl, forward, or clip_retrieval in its environment
 
