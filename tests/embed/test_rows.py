@@ -1,6 +1,7 @@
 """What an export says of every sample: the encoder's own vectors, who is absent, and what was bad."""
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +155,17 @@ def test_vectors_that_are_no_numbers_are_bad_and_absent(encoder: Encoder, folder
 def test_empty_shards_and_what_is_wrong_with_shards_are_told_once(encoder: Encoder, tmp_path: Path) -> None:
     write_shards(({"__key__": f"{i}", "txt": f"a {i}"} for i in range(9)), tmp_path / "shards", 3)
     path = tmp_path / "shards" / "00001.tar"
-    path.write_bytes(path.read_bytes()[:700])  # cut in its first sample, so that it holds none
+    path.write_bytes(path.read_bytes()[:700])  # cut behind its first sample
     (tmp_path / "shards" / "manifest.json").unlink()
+    for name in ("00000b.tar", "00009.tar"):
+        tarfile.open(tmp_path / "shards" / name, "w").close()  # no sample
     lies = {"caption": "txt"}
     found = []
     for size in (1, 2, 100):
         given = source(tmp_path / "shards").model_copy(update={"modalities": lies, "optional": []})
         manifest = embed_shards(encoder, given, tmp_path / str(size), part_size=size)
         assert manifest is not None
-        assert manifest["samples"] == 6
+        assert manifest["samples"] == 7
         found.append(manifest["bad_samples"])
     assert found[0] == found[1] == found[2]
     assert [one["shard"] for one in found[0]] == ["00001.tar"]
