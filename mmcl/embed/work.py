@@ -208,9 +208,10 @@ def told(out: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, NotImplementedError) as error:  # the latter of a file system without locks
+        reason = getattr(error, "strerror", None) or error
         raise MmclError(
-            f"{out} cannot be written: {getattr(error, 'strerror', None) or error}. Mend that, or write to another folder; the same "
-            "command goes on with the parts that are whole."
+            f"{out} cannot be written: {reason}. Mend that, or write to another folder; the same command goes on with "
+            "the parts that are whole."
         ) from error
 
 
