@@ -47,7 +47,7 @@ def near(looks: NDArray[np.uint64]) -> NDArray[np.int64]:
     no turn brings near each other are missed.
 
     Reference:
-        Manku et al., "Detecting Near-Duplicates for Web Crawling", WWW 2007, section 3 (sorted tables of permuted bits).
+        Manku et al., "Detecting Near-Duplicates for Web Crawling", WWW 2007, section 3 (permuted, sorted tables).
     """
     different, back = np.unique(looks, return_inverse=True)
     pairs = [np.empty((0, 2), np.int64)]

@@ -17,7 +17,7 @@ from mmcl.errors import BadSampleError
 from mmcl.media import Picture, Sound
 from mmcl.media.thumbnail import small
 
-FIRST, DRAWN, EXTREME = 8, 16, 4  # samples that are shown
+FIRST, DRAWN, EXTREME = 6, 18, 6  # samples that are shown
 PLAYED = {"WAV": "wav", "FLAC": "flac", "OGG": "ogg", "MPEG": "mpeg"}  # what browsers play
 SOUND, SECONDS, RATE = 48_000, 4.0, 16_000  # bytes above which a sound is cut, to which length, at which rate
 
@@ -105,7 +105,7 @@ def _put(card: Card, modality: str, value: object, data: bytes) -> list[str]:
         return [f"{value.width} × {value.height} {value.format}"]
     if isinstance(value, Sound):
         card.sounds.append(sound_url(value, data))
-        return [f"{short(value.seconds)} s"]
+        return [f"{short(value.seconds)}\N{NO-BREAK SPACE}s"]
     if isinstance(value, list):
         card.texts.extend((modality, text) for text in value)
     return []
