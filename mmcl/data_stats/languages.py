@@ -41,7 +41,7 @@ def teller() -> Callable[[str], str] | None:
 def script(text: str) -> str:
     """The script of most letters of a text, by its name in Unicode.
 
-    >>> script("Привет, world"), script("12:30")
+    >>> script("hello, мир"), script("12:30")
     ('Latin', 'none')
     >>> script("Привет, мир")
     'Cyrillic'
