@@ -1,13 +1,12 @@
 """What comes more than once: equal numbers, and numbers that differ in few bits."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-BITS = 4  # in which looks of one group may differ, from one to the next
+BITS = 2  # in which looks of one group may differ from the one that leads it; of 64
 TURNS = range(0, 64, 8)  # of the bits, before they are sorted
 NEIGHBOURS = 4  # in the order, that a look is compared with
 
@@ -22,7 +21,7 @@ class Alike(NamedTuple):
     """Rows of the largest groups; of equally large ones, those that come first."""
 
 
-def alike(values: NDArray[np.generic], shown: int) -> Alike:
+def alike(values: NDArray[Any], shown: int) -> Alike:
     """Groups of rows of equal values.
 
     Args:
@@ -41,7 +40,7 @@ def alike(values: NDArray[np.generic], shown: int) -> Alike:
 
 
 def near(looks: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """A number of its group for each look; a group holds what chains of looks join that differ in at most 4 bits.
+    """A number of its group for each look: those that differ in at most 2 bits from the one that most are near to.
 
     Looks are sorted eight times, each time with other bits in front, and compared with their neighbours: two of which
     no turn brings near each other are missed.
@@ -58,6 +57,23 @@ def near(looks: NDArray[np.uint64]) -> NDArray[np.int64]:
             a, b = order[:-step], order[step:]
             close = np.bitwise_count(different[a] ^ different[b]) <= BITS
             pairs.append(np.stack([a[close], b[close]], 1))
-    joined = np.concatenate(pairs)
-    graph = coo_array((np.ones(len(joined), np.bool_), (joined[:, 0], joined[:, 1])), shape=(len(different),) * 2)
-    return connected_components(graph, directed=False)[1].astype(np.int64)[back]
+    return _led(np.concatenate(pairs), len(different))[back]
+
+
+def _led(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The leader of each of some things: what has the most neighbours leads them first, and nothing is led on.
+
+    A chain of neighbours would join what has nothing in common.
+    """
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    neighbours = coo_array((np.ones(len(both), np.bool_), (both[:, 0], both[:, 1])), shape=(count, count)).tocsr()
+    degrees = np.diff(neighbours.indptr)
+    leader = np.arange(count)
+    free = np.ones(count, np.bool_)
+    for node in np.argsort(-degrees, kind="stable")[: np.count_nonzero(degrees)]:
+        if free[node]:
+            near_it = neighbours.indices[neighbours.indptr[node] : neighbours.indptr[node + 1]]
+            near_it = near_it[free[near_it]]
+            leader[near_it] = leader[node] = node
+            free[near_it] = free[node] = False
+    return leader

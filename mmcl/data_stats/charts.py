@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from mmcl.plots import COLORS, Drawn, as_svg
@@ -14,7 +15,7 @@ SPREAD = 20  # times the median from which the largest is so far out that the ax
 LAST = 0.995  # share of the values up to which a linear axis reaches, if the others lie far out
 
 
-def histogram(numbers: NDArray[np.generic], title: str, color: int = 0) -> Drawn | None:
+def histogram(numbers: NDArray[Any], title: str, color: int = 0) -> Drawn | None:
     """How many values are of which size; None where all are the same.
 
     Args:
@@ -47,6 +48,7 @@ def _draw(axes: Axes, values: NDArray[np.float64], at: tuple[float, float, float
     style: dict[str, Any] = {"color": color, "alpha": 0.85}
     if high - low <= FEW and not (values % 1).any():
         whole, counts = np.unique(values, return_counts=True)
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         axes.bar(whole, counts, width=0.9, **style)
         return ""
     if low > 0 and high > SPREAD * half:

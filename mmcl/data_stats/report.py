@@ -32,7 +32,7 @@ class Twins(NamedTuple):
     found: Alike
 
 
-def sizes(stats: Stats, modality: str) -> dict[str, NDArray[np.generic]]:
+def sizes(stats: Stats, modality: str) -> dict[str, NDArray[Any]]:
     """Numbers of the values of a modality that are sizes."""
     if stats.kind(modality) == "picture":
         width, height = (stats.column(modality, name).astype(np.float64) for name in ("width", "height"))
@@ -116,7 +116,7 @@ def _modality(stats: Stats, modality: str, found: Sequence[Twins]) -> dict[str, 
     return said
 
 
-def summary(numbers: NDArray[np.generic]) -> dict[str, float]:
+def summary(numbers: NDArray[Any]) -> dict[str, float]:
     """Mean and quantiles."""
     found = np.quantile(numbers.astype(np.float64), list(QUANTILES.values()))
     rounded = {name: float(f"{value:.6g}") for name, value in zip(QUANTILES, found.tolist(), strict=True)}
@@ -132,8 +132,8 @@ def frequent_sizes(width: NDArray[np.uint64], height: NDArray[np.uint64], shown:
 
 def _counts(counter: Counter) -> dict[str, int]:
     most = counter.most()
-    others = counter.rest + sum(one.count for one in most[KINDS:])
-    return {one.value: one.count for one in most[:KINDS]} | ({"(others)": others} if others else {})
+    others = counter.rest + sum(one.n for one in most[KINDS:])
+    return {one.value: one.n for one in most[:KINDS]} | ({"(others)": others} if others else {})
 
 
 def _reasons(stats: Stats, absent: bool) -> list[dict[str, Any]]:
@@ -154,5 +154,5 @@ def _field(field: Field) -> dict[str, Any]:
         "types": dict(field.types.most_common()),
         "range": {kind: [field.least[kind], field.most[kind]] for kind in field.least},
         "different": f"more than {different}" if field.values.rest else different,
-        "frequent": {one.value: one.count for one in top if one.count > 1},
+        "frequent": {one.value: one.n for one in top if one.n > 1},
     }

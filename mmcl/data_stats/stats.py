@@ -2,6 +2,7 @@
 
 from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ class Stats:
         """A hash of each sample's key."""
         return np.concatenate([np.empty(0, np.uint64), *self._keys])
 
-    def column(self, modality: str, name: str) -> NDArray[np.generic]:
+    def column(self, modality: str, name: str) -> NDArray[Any]:
         """A number of each value of a modality, in the order of shards and samples; none where it was not asked for."""
         found = [v.numbers[name] for _, v in self._same(modality) if name in v.numbers]
         return np.concatenate(found) if found else np.empty(0)

@@ -18,7 +18,7 @@ class Counted(NamedTuple):
     """A value, how often it comes, and where it came first."""
 
     value: str
-    count: int
+    n: int
     first: Place
 
 
@@ -51,7 +51,7 @@ class Counter:
     def merge(self, later: "Counter") -> None:
         """Add what was counted in a later shard."""
         for one in later:
-            self.add(one.value, one.first, one.count)
+            self.add(one.value, one.first, one.n)
         self.rest += later.rest
 
     def __iter__(self) -> Iterator[Counted]:
@@ -60,9 +60,9 @@ class Counter:
 
     def most(self, number: int | None = None) -> list[Counted]:
         """The most frequent ones; of equally frequent ones, what came first."""
-        return sorted(self, key=lambda one: -one.count)[:number]
+        return sorted(self, key=lambda one: -one.n)[:number]
 
     @property
     def total(self) -> int:
         """Of all counts."""
-        return sum(one.count for one in self) + self.rest
+        return sum(one.n for one in self) + self.rest

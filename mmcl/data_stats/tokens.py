@@ -15,7 +15,8 @@ COUNTED = 10_000  # tokens up to which they are counted
 class Tokens(NamedTuple):
     """A tokenizer, and how many tokens a tower takes."""
 
-    count: Callable[[str], int]
+    of: Callable[[str], int]
+    """How many a text has."""
     context_length: int
 
 

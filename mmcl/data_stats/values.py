@@ -56,7 +56,7 @@ def told(value: Picture | Sound | Tensor | str, data: bytes, asked: Asked) -> To
         BadSampleError: a picture's pixels cannot be decoded.
     """
     if isinstance(value, str):
-        counted = {"tokens": tokens(asked.tokenizer, asked.context_length).count(value)} if asked.tokenizer else {}
+        counted = {"tokens": tokens(asked.tokenizer, asked.context_length).of(value)} if asked.tokenizer else {}
         numbers = {"hash": hash64(value.encode()), "characters": len(value), "words": len(value.split()), **counted}
         language = teller()
         return Told("text", numbers, ({"language": language(value)} if language else {}) | {"script": script(value)})
@@ -92,7 +92,7 @@ def look(picture: Picture) -> tuple[int, bool]:
     small = torch.empty(HASHED, HASHED, 3, dtype=torch.uint8)
     picture.resized(picture.aligned(Box(0, 0, picture.height, picture.width), HASHED, HASHED), small, exact=False)
     grey = _grey(small)
-    low = dctn(grey)[:KEPT, :KEPT]
+    low = np.asarray(dctn(grey))[:KEPT, :KEPT]
     bits = np.packbits(low > np.median(low))
     return int.from_bytes(bits.tobytes(), "little"), bool(grey.max() - grey.min() < FLAT)
 

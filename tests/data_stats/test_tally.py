@@ -11,7 +11,7 @@ def test_values_are_counted_with_where_they_came_first() -> None:
     for number, value in enumerate("dbb"):
         second.add(value, Place(1, number))
     first.merge(second)
-    assert [(one.value, one.count, one.first) for one in first.most()] == [
+    assert [(one.value, one.n, one.first) for one in first.most()] == [
         ("b", 4, (0, 1)), ("a", 2, (0, 0)), ("c", 1, (0, 2)), ("d", 1, (1, 0))
     ]  # fmt: skip
     assert first.total == 8
