@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from mmcl import bundled
 from mmcl.errors import MmclError
@@ -233,6 +233,61 @@ def check(
 
 
 @app.command
+def stats(  # noqa: PLR0913 - they are its options
+    *shards: str,
+    modality: Annotated[list[str] | None, Parameter(name=("--modality", "--modalities"), negative_iterable=())] = None,
+    recipe: str | None = None,
+    page: Path | None = None,
+    json_: Annotated[Path | None, Parameter(name="--json")] = None,
+    tokenizer: str | None = None,
+    context_length: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    sample: int | None = None,
+    looks: bool = True,
+    processes: int | None = None,
+) -> None:
+    """Say what shards hold: counts, sizes, durations, caption lengths, languages, what comes more than once.
+
+    Args:
+        shards: files: braces, globs, folders, URLs.
+        modality: where one lies, as in --modality "image=jpg;png" --modality text=json:caption, or image=jpg,text=txt;
+            guessed from the members unless told.
+        recipe: look at the shards of a recipe instead.
+        page: an HTML page to write: histograms, tables, samples, duplicates side by side.
+        json_: file for all of it.
+        tokenizer: count tokens as well: a run folder, a sentencepiece .model, open_clip_bpe, transformers:FOLDER.
+        context_length: tokens that are not cut; the run's, or 77, unless told.
+        sample: look at so many samples, drawn with a fixed seed. (Remote shards are fetched whole all the same.)
+        looks: decode pictures at a small scale, to find those that look alike.
+        processes: one a core unless told.
+    """
+    import time
+
+    from mmcl.data_stats import Asked, Stats, report, summary, twins, write_page
+    from mmcl.data_stats.languages import teller
+
+    for name, path in (("--page", page), ("--json", json_)):
+        if path is not None and path.is_dir():
+            raise MmclError(f"{name}: {path} is a folder; give the name of a file.")
+    if context_length is not None and tokenizer is None:
+        raise MmclError("--context-length says how many tokens are not cut: say --tokenizer as well.")
+    start = time.perf_counter()
+    found = Stats(_sources(shards, modality, recipe), Asked(tokenizer, context_length, looks), sample)
+    found.run(processes)
+    more = twins(found)
+    told = report(found, more)
+    for line in summary(told):
+        print(line)
+    if teller() is None and any(said["kind"] == "text" for said in told["modalities"].values()):
+        print("languages are not told: pip install 'mmcl[stats]'", file=sys.stderr)
+    if json_ is not None:
+        json_.parent.mkdir(parents=True, exist_ok=True)
+        write_json(json_, told)
+    if page is not None:
+        print(f"page: {write_page(page, found, told, more)}", file=sys.stderr)
+    print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
+
+
+@app.command
 def index(*shards: str, sha256: bool = False, processes: int | None = None) -> None:
     """Index shards on all cores, and describe each folder in a manifest.json, so that remote readers know its counts.
 
@@ -263,7 +318,8 @@ def _sources(shards: tuple[str, ...], modality: list[str] | None, recipe: str | 
         source = guess(shards)
         print(f"modalities, as the members suggest: {source.modalities}", file=sys.stderr)
         return [source]
-    said = {name: where for name, _, where in (one.partition("=") for one in modality)}
+    pairs = [pair.strip().partition("=") for one in modality for pair in one.split(",")]
+    said = {name: where for name, _, where in pairs}
     if not all(said.values()):
         raise MmclError(f"--modality is NAME=WHERE, as in image=jpg;png; got {' '.join(modality)}.")
     return [Source(shards=list(shards), modalities=said)]

@@ -54,7 +54,8 @@ def _run(work: Callable[[S], R], shards: Sequence[S], processes: int) -> Iterato
     with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = {pool.submit(work, shard): shard for shard in shards}
         for future in as_completed(futures):
+            shard = futures.pop(future)  # or all results would be kept
             try:
-                yield futures[future], future.result(), False
+                yield shard, future.result(), False
             except BrokenProcessPool:
-                yield futures[future], None, True
+                yield shard, None, True

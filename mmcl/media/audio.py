@@ -76,6 +76,11 @@ class Sound:
         """Length."""
         return self.frames / self.rate
 
+    @property
+    def format(self) -> str:
+        """Container and coding, as libsndfile names them; nothing where it was decoded already."""
+        return f"{self._file.format} {self._file.subtype}" if self._samples is None else ""
+
     def read(self, rate: int | None = None, start: float = 0.0, seconds: float | None = None) -> NDArray[np.float32]:
         """Samples of a stretch: (frames,).
 

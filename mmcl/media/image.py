@@ -53,6 +53,10 @@ class Picture:
 
     height: int
     width: int
+    format: str
+    """As Pillow names it; nothing where it was decoded already."""
+    mode: str
+    """How the file holds its colours, as Pillow names it."""
 
     def __init__(self, data: bytes) -> None:
         if not data:
@@ -65,11 +69,13 @@ class Picture:
                 height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
                 self.height, self.width = int(height), int(width)
                 self._jpeg = colours in SCALED_COLOURS
+                self.format, self.mode = "JPEG", "L" if colours == "Gray" else "RGB"
             except ValueError:  # Pillow may read it, or say what is wrong
                 pass
         if not self._jpeg:
             with _open(data) as opened:
                 self.width, self.height = opened.size
+                self.format, self.mode = opened.format or "", opened.mode
         if self.height * self.width > MAX_PIXELS:
             raise BadSampleError(f"image of more than {MAX_PIXELS:,} pixels")
         if not self.height * self.width:
@@ -90,6 +96,7 @@ class Picture:
         picture = cls.__new__(cls)
         picture._data, picture._pixels, picture._jpeg = b"", np.require(pixels, requirements=["C", "W"]), False
         picture.height, picture.width = pixels.shape[:2]
+        picture.format, picture.mode = "", "RGB"
         return picture
 
     def array(self) -> NDArray[np.uint8]:

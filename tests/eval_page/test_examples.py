@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmcl.eval_page.examples import BYTES, FOUND, SIDE, groups, small
+from mmcl.eval_page.examples import FOUND, groups
 from mmcl.evaluators import Example
+from mmcl.media.thumbnail import BYTES, SIDE, small
 
 
 def url(picture: Image.Image, kind: str = "png", **options: Any) -> str:
