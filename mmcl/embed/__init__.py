@@ -1,0 +1,6 @@
+"""Embeddings of shards: written part by part, and read again."""
+
+from mmcl.embed.read import Vectors
+from mmcl.embed.shards import embed_shards, weights_digest
+
+__all__ = ["Vectors", "embed_shards", "weights_digest"]
