@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from mmcl.errors import MmclError
 from mmcl.report import template
 from mmcl.search.collection import Collection, Hit
-from mmcl.search.filters import Filter
+from mmcl.search.filters import Filter, fields
 from mmcl.search.query import Part, joined
 from mmcl.search.serve.asked import Asked, Piece, read
 from mmcl.search.serve.content import BINARY, SHOWN, content_type, names
@@ -98,17 +98,15 @@ class Site:
     async def search(self, request: Request) -> Response:
         """The samples that are asked for."""
         asked, form = await read(request)
-        async with form:
-            started = time.perf_counter()
-            hits = await _threaded(self._found, asked, form, limiter=self._model, refused=422)
-        return _json(
-            {
-                "hits": [self._shown(hit) for hit in hits],
-                "among": asked.among,
-                "samples": self.collection.samples,
-                "seconds": time.perf_counter() - started,
-            }
-        )
+        try:
+            return await _threaded(self._answer, asked, form, limiter=self._model, refused=422)
+        finally:
+            await form.close()
+
+    def _answer(self, asked: Asked, form: FormData) -> Response:
+        started = time.perf_counter()
+        hits = [self._shown(hit) for hit in self._found(asked, form)]
+        return _json({"hits": hits, "among": asked.among, "seconds": time.perf_counter() - started})
 
     def _found(self, asked: Asked, form: FormData) -> list[Hit]:
         where = [Filter(one.column, one.op, one.value) for one in asked.where]
@@ -139,6 +137,7 @@ class Site:
             raise HTTPException(400, f"the form has no file {piece.file!r}.")
         if kind not in KINDS:
             raise HTTPException(400, f"{piece.modality} cannot be asked for by a file here.")
+        file.file.seek(0)  # two pieces may be one file
         data = file.file.read()
         if not content_type(data).startswith(f"{kind}/"):
             named = f"{(file.filename or 'the file')[:200]!r}"
@@ -150,7 +149,7 @@ class Site:
         media = {m: f"/media/{hit.row}/{m}" for m in self.said["shown"] if hit.columns.get(f"has_{m}", True)}
         shard = self.collection.shard_name(hit.shard)
         columns = {name: value for name, value in hit.columns.items() if name != "json"}
-        columns |= self.collection.metadata.fields(hit.row) | ({"shard": shard} if shard else {})
+        columns |= fields(hit.columns.get("json")) | ({"shard": shard} if shard else {})
         score = None if math.isnan(hit.score) else hit.score
         return {
             "row": hit.row,

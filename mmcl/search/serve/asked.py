@@ -11,6 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from mmcl.registry import Spec, explain
+from mmcl.search.filters import Operator
 
 UPLOAD = 20 << 20  # bytes of one request
 JSON = 1 << 20  # bytes of its query; held in memory
@@ -39,7 +40,7 @@ class Where(Spec):
     """One condition on the metadata."""
 
     column: str
-    op: str = "="
+    op: Operator = "="
     value: str
 
 

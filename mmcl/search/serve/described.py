@@ -7,7 +7,8 @@ from mmcl.errors import MmclError
 from mmcl.search.collection import Collection
 from mmcl.search.serve.asked import MOST, TEXT, UPLOAD
 
-NAMED = ("image", "audio", "text")
+ORDER = ("image", "audio", "text", "vector")
+"""Of modalities on the page, by their kind."""
 ASKED = ("text", "image", "audio")
 """Kinds of input that the page can take."""
 
@@ -21,19 +22,20 @@ def described(collection: Collection) -> dict[str, Any]:
     manifest = collection.vectors.manifest or {}
     asks, kinds, no_model = _asks(collection)
     for modality in collection.modalities:
-        kinds.setdefault(modality, modality if modality in NAMED else "vector")
-    model = (manifest.get("opened") or {}).get("model")
+        kinds.setdefault(modality, modality if modality in ORDER else "vector")
+    model = collection.model
+    searched = sorted(collection.modalities, key=lambda one: ORDER.index(kinds[one]))
     return {
         "samples": collection.samples,
         "dim": collection.vectors.dim,
         "model": None if model is None else _short(model),
         "digest": manifest.get("model"),
-        "searched": _pictures_first(collection, kinds),
+        "searched": searched,
         "asks": asks,
         "no_model": no_model,
         "kinds": kinds,
-        "shown": [m for m in collection.modalities if kinds[m] in ("image", "audio")],
-        "indexes": {m: collection.index(m).reason for m in collection.modalities},
+        "shown": [m for m in searched if kinds[m] in ("image", "audio")],
+        "indexes": {m: getattr(collection.index(m), "why", "exact search") for m in collection.modalities},
         "columns": {name: str(kind) for name, kind in collection.columns.items()},
         "limits": {"upload": UPLOAD, "text": TEXT, "results": MOST},
     }
@@ -44,15 +46,10 @@ def _asks(collection: Collection) -> tuple[dict[str, list[str]], dict[str, str],
     try:
         kinds = {m: collection.takes(m) for m in collection.query_modalities}
     except MmclError as error:
-        return {}, {}, str(error)
-    asks = {kind: [m for m, its in kinds.items() if its == kind] for kind in ASKED}
-    told = "" if kinds else "Nothing says which model made these vectors; mmcl search DIR --serve --model MODEL does."
-    return {kind: names for kind, names in asks.items() if names}, kinds, told
-
-
-def _pictures_first(collection: Collection, kinds: dict[str, str]) -> list[str]:
-    order = ("image", "audio", "text", "vector")
-    return sorted(collection.modalities, key=lambda one: order.index(kinds[one]))
+        kinds, told = {}, str(error)
+    else:
+        told = "" if kinds else "Nothing says which model made these vectors; --model MODEL does."
+    return {kind: [m for m, its in kinds.items() if its == kind] for kind in ASKED}, kinds, told
 
 
 def _short(model: str) -> str:

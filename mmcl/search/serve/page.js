@@ -96,7 +96,7 @@ function addFiles(files) {
   for (const file of files) {
     const kind = file.type.split("/")[0];
     const modality = (about.asks[kind] ?? [])[0];
-    if (!modality) told.push(`${file.name} cannot be searched with: drop ${["image", "audio"].filter((one) => about.asks[one]).map((one) => ({ image: "a picture", audio: "a sound" })[one]).join(" or ") || "nothing"}.`);
+    if (!modality) told.push(`${file.name} cannot be searched with: drop ${["image", "audio"].filter((one) => about.asks[one].length).map((one) => ({ image: "a picture", audio: "a sound" })[one]).join(" or ") || "nothing"}.`);
     else if (file.size > about.limits.upload) told.push(`${file.name} has ${(file.size / 2 ** 20).toFixed(0)} MB; up to ${about.limits.upload / 2 ** 20} MB can be searched with.`);
     else state.pieces.push({ modality, file, label: file.name, url: URL.createObjectURL(file), weight: 1 });
   }
@@ -105,9 +105,9 @@ function addFiles(files) {
   else search();
 }
 
-function like(hit) {
+function like(hit, modality) {
   for (const piece of state.pieces) if (piece.url) URL.revokeObjectURL(piece.url);
-  state.pieces = [likePiece(hit.row, among(), 1, hit)];
+  state.pieces = [likePiece(hit.row, modality, 1, hit)];
   if (text) text.value = "";
   drawQuery();
   search();
@@ -171,27 +171,43 @@ function show(found) {
   const own = state.pieces.some((piece) => piece.file) ? " A link to this search does not carry the files." : "";
   if (!found.hits.length) status.textContent = state.where.length ? "Nothing passes the filters. Remove one, or look at how its column is written in a sample's details." : "Nothing was found.";
   else if (asked) status.textContent = `The ${count} nearest by ${among()}, in ${(1000 * found.seconds).toFixed(0)} ms.${own}`;
-  else status.textContent = `${count} samples from all over the collection. ${about.asks.text ? "Say what to look for" : "Drop something to look for"}, or pick one to see more like it.`;
+  else status.textContent = `${count} samples from all over the collection. ${text ? "Say what to look for" : "Drop something to look for"}, or pick one to see more like it.`;
   hits.replaceChildren(...found.hits.map((hit, index) => card(hit, index, asked)));
 }
 
 function card(hit, index, ranked) {
-  const made = element("li", { className: "hit" });
   const name = hit.caption || hit.key;
-  for (const [modality, url] of Object.entries(hit.media)) {
-    if (kindOf(modality) === "image") made.append(picture(url, name));
-    else made.append(element("audio", { controls: true, preload: "none", src: url, "aria-label": `${modality} of ${name}` }));
-  }
   const body = element("div", { className: "body" });
-  if (hit.caption) body.append(element("p", { className: Object.keys(hit.media).length ? "caption" : "caption alone", textContent: hit.caption, title: hit.caption }));
-  body.append(element("p", { className: "facts" },
-    ranked ? element("b", { textContent: index + 1, title: "rank" }) : null,
-    ranked ? element("span", { textContent: hit.score.toFixed(3), title: "score: the cosine of the query and this" }) : null,
-    element("span", { className: "key", textContent: hit.key, title: `key ${hit.key}` })));
-  body.append(details(hit, made));
-  body.append(button("More like this", () => like(hit), { className: "more", "aria-label": `more like ${name}` }));
-  made.append(body);
-  return made;
+  if (hit.caption) body.append(element("p", { className: Object.keys(hit.media).length ? "caption" : "caption alone", textContent: hit.caption }));
+  body.append(
+    element("p", { className: "facts" },
+      ranked ? element("b", { textContent: index + 1, title: "rank" }) : null,
+      ranked ? element("span", { textContent: hit.score.toFixed(3), title: "score: the cosine of the query and this" }) : null,
+      element("span", { className: "key", textContent: hit.key, title: `key ${hit.key}` })),
+    element("div", { className: "row" },
+      button("More like this", () => like(hit, among()), { "aria-label": `more like ${name}` }),
+      button("Details", () => open(hit, ranked), { "aria-label": `details of ${name}` })));
+  return element("li", { className: "hit" }, ...media(hit, name), body);
+}
+
+function media(hit, name) {
+  return Object.entries(hit.media).map(([modality, url]) => (kindOf(modality) === "image"
+    ? picture(url, name)
+    : element("audio", { controls: true, preload: "none", src: url, "aria-label": `${modality} of ${name}` })));
+}
+
+function open(hit, ranked) {
+  const dialog = $("details"), name = hit.caption || hit.key;
+  const said = Object.fromEntries(Object.entries(hit.columns).filter(([column]) => !column.startsWith("has_"))); // is seen
+  const there = about.searched.filter((modality) => hit.columns[`has_${modality}`] !== false);
+  $("sample").replaceChildren(
+    ...media(hit, name),
+    element("h2", { textContent: hit.key }),
+    hit.caption ? element("p", { className: "caption", textContent: hit.caption }) : "",
+    element("div", { className: "row" }, ...there.map((modality) => button(`More like its ${modality}`, () => { dialog.close(); like(hit, modality); }))),
+    pairs({ ...(ranked ? { score: hit.score.toFixed(4) } : {}), ...said }));
+  dialog.showModal();
+  dialog.scrollTop = 0;
 }
 
 function picture(url, name) {
@@ -206,22 +222,13 @@ function picture(url, name) {
   return link;
 }
 
-function details(hit, made) {
-  const box = element("details", {}, element("summary", { textContent: "details" }));
-  box.addEventListener("toggle", () => {
-    made.toggleAttribute("data-open", box.open);
-    if (box.open && box.children.length === 1) box.append(pairs(hit.columns));
-  });
-  return box;
-}
-
 function pairs(columns) {
   const list = element("dl", { className: "pairs" });
   for (const [name, value] of Object.entries(columns)) {
     const said = typeof value === "string" ? value : JSON.stringify(value);
     const cell = element("dd", {}, said);
     if (value !== null && typeof value !== "object" && said.length <= 100 && name in about.columns) {
-      cell.prepend(button("only", () => addFilter(name, "=", said), { title: `only samples whose ${name} is this`, "aria-label": `only ${name} = ${said}` }));
+      cell.prepend(button("only", () => { $("details").close(); addFilter(name, "=", said); }, { title: `only samples whose ${name} is this`, "aria-label": `only ${name} = ${said}` }));
     }
     list.append(element("dt", { textContent: name }), cell);
   }
@@ -287,5 +294,6 @@ document.addEventListener("drop", (event) => {
 });
 document.addEventListener("paste", (event) => { if (event.clipboardData?.files.length) { event.preventDefault(); addFiles([...event.clipboardData.files]); } });
 document.addEventListener("play", ({ target }) => { for (const one of document.querySelectorAll("audio")) if (one !== target) one.pause(); }, true);
+$("details").addEventListener("click", ({ target }) => { if (target === $("details")) target.close(); }); // beside it
 window.addEventListener("popstate", restore);
 restore();
