@@ -111,6 +111,11 @@ class Collection:
         return self._questions.encoder.takes(modality)
 
     @property
+    def model(self) -> str | None:
+        """What made the vectors, as it is opened; None where nothing says it."""
+        return self._questions.model
+
+    @property
     def samples(self) -> int:
         """How many there are."""
         return self.vectors.samples
@@ -205,6 +210,16 @@ class Collection:
             allowed[list(without)] = False
         scores, rows = index.search(unit(vector), k, allowed)
         return self._hits(rows, scores)
+
+    def spread(self, k: int = 10, where: Sequence[Filter] = ()) -> list[Hit]:
+        """Samples from all over the export that meet all conditions, to look around; their score is NaN.
+
+        Raises:
+            MmclError: there is no such column, or it cannot be compared with such a value.
+        """
+        rows = np.flatnonzero(self.metadata.meeting(where))
+        rows = rows[np.linspace(0, max(len(rows) - 1, 0), min(k, len(rows))).astype(np.int64)]
+        return self._hits(rows, np.full(len(rows), np.nan))
 
     def media(self, row: int, modality: str) -> tuple[bytes, str]:
         """The picture, sound or text of a sample itself, read from its shard, and its content type.

@@ -171,6 +171,16 @@ def _records(column: pa.ChunkedArray) -> Iterator[dict[str, Any]]:
         yield record if isinstance(record, dict) else {}
 
 
+def fields(said: str | None) -> dict[str, Any]:
+    """What a JSON column says of one sample, by the names that conditions use.
+
+    >>> fields('{"size": {"width": 200}, "script": null}')
+    {'json.size.width': 200}
+    """
+    column = pa.chunked_array([[said]], pa.string())
+    return {f"{JSON}{name}": value for record in _records(column) for name, value in _flat(record)}
+
+
 def _flat(record: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Fields of a record, and of the objects within it, by names with dots."""
     for name, value in record.items():

@@ -62,6 +62,11 @@ class Questions:
         return self._model is not None
 
     @property
+    def model(self) -> str | None:
+        """What is opened."""
+        return None if self._model is None else str(self._model)
+
+    @property
     def encoder(self) -> Encoder:
         """The model, opened.
 
