@@ -2,8 +2,8 @@
 
 The export is made: 512 dimensions, fp16, parts of 10,000 rows, in clip-retrieval's layout. There are 2,000 centres of
 length 1 in a subspace of 64 dimensions; each image is one of them and noise of expected length 1 in another subspace of
-64 dimensions (so rank 128), brought to length 1. Texts lie apart, as those of trained models do: 0.6 of their image, 0.6 of a
-direction that all texts share, and noise of expected length 0.5 in all 512 dimensions. Everything is seeded.
+64 dimensions (so rank 128), brought to length 1. Texts lie apart, as those of trained models do: 0.6 of their image,
+0.6 of a direction that all texts share, and noise of expected length 0.5 in all 512 dimensions. Everything is seeded.
 
 Queries are 500 images and 500 texts of the same generator that are not in the export, and did not choose how wide the
 index is searched. Recall is the share of the 10 nearest of exact search (float32, all vectors compared). Latency is of
