@@ -34,6 +34,18 @@ def launched() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def own_device() -> torch.device:
+    """The device of this process among those that a launcher (torchrun, accelerate, srun) started on this machine.
+
+    Nobody waits for the other processes here.
+    """
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return torch.device(kind.type, local % max(torch.accelerator.device_count(), 1))
+
+
 def share(rows: int, rank: int, world_size: int) -> tuple[int, int]:
     """(offset, count) of one process's part of ``rows``: equal parts, the first ones one longer where need be.
 

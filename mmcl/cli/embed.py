@@ -1,9 +1,15 @@
 """mmcl embed."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from mmcl.data import Source
+
+MANY = 0.1  # of the samples may be bad before it is said aloud
 
 
-def embed(
+def embed(  # noqa: PLR0913 - what is made, and who makes it
     model: str,
     /,
     *,
@@ -13,9 +19,19 @@ def embed(
     modalities: str | None = None,
     part_size: int = 10_000,
     batch_size: int = 256,
+    dtype: Literal["fp32", "fp16"] = "fp32",
+    layout: Literal["clip_retrieval", "parquet"] = "clip_retrieval",
+    dims: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     workers: int = 2,
+    parts: str = "0/1",
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
 ) -> None:
-    """Write embeddings and metadata of shards, in clip-retrieval's layout.
+    """Write embeddings and metadata of shards, part by part, in clip-retrieval's layout or as parquet.
+
+    The same command goes on where one was interrupted. Any number of processes may make it for one folder at once:
+    accelerate launch, torchrun, srun, or shells of their own.
 
     Args:
         model: a run folder, or a model of a library: open_clip:NAME, transformers:FOLDER, timm:NAME.
@@ -25,32 +41,105 @@ def embed(
         modalities: where they lie in the shards, as in image=jpg,text=txt; the run's recipe says it unless told.
         part_size: rows of a part.
         batch_size: rows that are embedded at once.
+        dtype: of the vectors in the files; fp16 takes half the room.
+        layout: NAME_emb/*.npy beside metadata/*.parquet, or embeddings/*.parquet with columns of vectors.
+        dims: keep the first coordinates only, and normalise again (Matryoshka).
+        precision: in which the towers compute; bf16 is several times faster on GPUs.
         workers: threads that read and decode.
+        parts: i/n makes only each n-th part, from the i-th on: a job of a SLURM array.
+        engine: ray makes the parts on the machines of a cluster.
+        address: of the Ray cluster, as in ray://HEAD:10001; the one that is there unless told.
     """
     import sys
 
     import mmcl
-    from mmcl.data import Source
+    from mmcl import distributed
     from mmcl.data.source import Selector
     from mmcl.embed import embed_shards
-    from mmcl.runs import Run
 
-    encoder = mmcl.load(model, weights=weights)
-    if modalities is not None:
-        source = Source(shards=shards, modalities=_places(modalities))
-    elif (Path(model) / "recipe.yaml").is_file():
-        source = Run(Path(model)).recipe().data.sources[0].model_copy(update={"shards": shards})
-    else:
-        raise mmcl.MmclError(
-            f"{model} has no recipe that says what the shards hold: say --modalities image=jpg,text=txt."
-        )
+    first = distributed.launched()[0] == 0
+    encoder = mmcl.load(model, device=distributed.own_device(), weights=weights)
+    recipe = _recipe(model)
+    source = _source(model, recipe, shards, modalities)
     for name, place in source.modalities.items():
-        if name not in encoder.modalities:
+        if first and name not in encoder.modalities:
             kept = "goes into the metadata as it is" if Selector.parse(place, name).is_text else "is not read"
             print(f"note: the model has no tower for {name}, which {kept}.", file=sys.stderr)
-    manifest = embed_shards(encoder, source, out, part_size=part_size, batch_size=batch_size, workers=workers)
-    said = f"{manifest['samples']:,} samples, {', '.join(manifest['modalities'])}, {manifest['dim']} numbers each"
-    print(f"{said}; {len(manifest['bad_samples'])} bad: {out}", file=sys.stderr)
+    if first and dims is not None and recipe is not None and "matryoshka" not in str(recipe["objective"]):
+        print(
+            "warning: no term of the recipe is matryoshka: first coordinates alone were not trained.", file=sys.stderr
+        )
+    finished = (out / "manifest.json").exists()
+    manifest = embed_shards(
+        encoder,
+        source,
+        out,
+        part_size=part_size,
+        batch_size=batch_size,
+        dtype=dtype,
+        layout=layout,
+        dims=dims,
+        precision=precision,
+        workers=workers,
+        parts=_share(parts),
+        engine=engine,
+        address=address,
+        about={"opened": {"model": _place(model), "weights": weights}, "recipe": recipe},
+        show=first,
+    )
+    if manifest is not None and first:
+        said = f"{manifest['samples']:,} samples, {', '.join(manifest['modalities'])}, {manifest['dim']} numbers each"
+        bad = sum(part["bad"] for part in manifest["parts"])
+        print(f"{said}; {bad:,} bad: {out}{' (it was finished before)' if finished else ''}", file=sys.stderr)
+        _warn_of_bad(manifest)
+
+
+def _recipe(model: str) -> dict[str, Any] | None:
+    """The recipe of a run or of one of its checkpoints, as JSON has it."""
+    from mmcl import checkpoints
+    from mmcl.runs import Run
+
+    run = checkpoints.place(Path(model))[0]
+    return Run(run).recipe().model_dump(mode="json") if (run / "recipe.yaml").is_file() else None
+
+
+def _source(model: str, recipe: dict[str, Any] | None, shards: str, modalities: str | None) -> "Source":
+    """The shards, and where the modalities lie in them."""
+    from mmcl.data import Source
+    from mmcl.errors import MmclError
+
+    if modalities is not None:
+        return Source(shards=shards, modalities=_places(modalities))
+    if recipe is None:
+        raise MmclError(f"{model} has no recipe that says what the shards hold: say --modalities image=jpg,text=txt.")
+    train = recipe["data"]["train"]
+    return Source(**{**(train[0] if isinstance(train, list) else train), "shards": shards})
+
+
+def _place(model: str) -> str:
+    """Where the model lies, for who is in another folder."""
+    return str(Path(model).absolute()) if Path(model).exists() else model
+
+
+def _share(said: str) -> tuple[int, int]:
+    """``3/8`` as numbers."""
+    from mmcl.errors import MmclError
+
+    index, slash, of = said.partition("/")
+    if not (slash and index.isdecimal() and of.isdecimal()):
+        raise MmclError(f"--parts {said!r}: say which of how many, as in 0/8 to 7/8.")
+    return int(index), int(of)
+
+
+def _warn_of_bad(manifest: dict[str, Any]) -> None:
+    """Say it where much could not be used."""
+    import sys
+
+    for modality, count in manifest["bad"].items():
+        if modality in manifest["modalities"] and count > MANY * manifest["samples"]:
+            reason = next(one["reason"] for one in manifest["bad_samples"] if one["modality"] == modality)
+            share = f"{modality}: {count:,} of {manifest['samples']:,} samples have no vector"
+            print(f"warning: {share}; the first one: {reason}. Are they where --modalities says?", file=sys.stderr)
 
 
 def _places(said: str) -> dict[str, str]:

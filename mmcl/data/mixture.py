@@ -96,6 +96,17 @@ class Mixture:
         """Position, number of the batch, and cursors."""
         return {"position": self.position, "batch": self.batch, "cursors": [pool.snapshot() for pool in self.pools]}
 
+    def seek(self, sample: int) -> None:
+        """Go to a sample of the first epoch, which is read in the order of the shards.
+
+        Raises:
+            MmclError: samples are shuffled, or those of several sources are mixed.
+        """
+        if self._quotas is not None:
+            raise MmclError("data: a mixture has no order of the shards, so no sample can be gone to.")
+        self.pools[0].seek(sample)
+        self.position, self.batch = sample, 0
+
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.position, self.batch = int(state["position"]), int(state["batch"])

@@ -150,6 +150,20 @@ class Pool:
         if self.cursor.place and not 0 <= self.cursor.place < len(self._enter()):
             raise MmclError(f"data: this is no state of a stream; its window has no place {self.cursor.place}.")
 
+    def seek(self, sample: int) -> None:
+        """Go to a sample of the first epoch, where all is read in the order of the shards.
+
+        Raises:
+            MmclError: samples are shuffled.
+        """
+        if self.size is not None:
+            raise MmclError("data: samples are shuffled, so none can be gone to; read them with shuffle=False.")
+        ends = np.cumsum([self.shards.count(number) for number in self.numbers])
+        first = int(np.searchsorted(ends, sample, side="right"))
+        before = int(ends[first - 1]) if first else 0
+        self.restore([0, first, sample - before, None])
+        self.news = []
+
     def _enter(self) -> OpenWindow:
         """The window where the cursor is, with the next one on its way."""
         at = self.cursor

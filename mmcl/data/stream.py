@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import operator
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,7 @@ class Stream:
         self._after = self.order.state()  # the last batch that was handed out
         self._end = (self._after, 0)
         self._iterations = 0
+        self._stop: int | None = None
 
     @property
     def samples(self) -> int:
@@ -170,7 +171,25 @@ class Stream:
         self._after = dict(state["order"])
         self.samples_seen, self.dropped = int(state["samples_seen"]), int(state["dropped"])
 
-    def __iter__(self) -> Iterator[Batch]:
+    def seek(self, start: int, stop: int) -> None:
+        """Have the next iteration give some samples of the first epoch, counted in the order of the shards.
+
+        Shards that hold none of them are not read. What is wrong with a shard itself is told where its first sample is.
+
+        Args:
+            start: number of the first sample.
+            stop: number of the sample after the last one.
+
+        Raises:
+            MmclError: the order is not that of the shards, or they have no such samples.
+        """
+        if not 0 <= start < stop <= self.samples:
+            raise MmclError(f"data: there are samples 0 to {self.samples - 1}; asked for {start} to {stop - 1}.")
+        self.order.seek(start)
+        self._after, self._stop = self.order.state(), stop
+        self.samples_seen, self.dropped = start, 0
+
+    def __iter__(self) -> Generator[Batch, None, None]:
         self._iterations += 1
         mine = self._iterations
         for batch in self._iterate():
@@ -240,7 +259,13 @@ class Stream:
         dropped, barren = self.dropped, 0  # ends of epochs since the last batch
         while True:
             epoch = self.order.epoch
-            places = self.order.take(self.batch_size, across=self.last_batch == "carry")
+            room = self.batch_size
+            if self._stop is not None:
+                room = min(room, self._stop - self.order.position)
+                if not room:
+                    self._end = self.order.state(), dropped
+                    return
+            places = self.order.take(room, across=self.last_batch == "carry")
             count = len(places)
             if count < self.batch_size and self.last_batch == "drop":
                 dropped += count

@@ -1,149 +1,109 @@
-"""Embeddings of shards, in clip-retrieval's layout: <modality>_emb/*.npy beside metadata/*.parquet."""
+"""Embeddings of shards, part by part: on one process or on many, each of which may die at any instant."""
 
-import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-
-from mmcl.data import Source, Stream
-from mmcl.data.source import Selector
-from mmcl.data.write import claimed
+from mmcl import distributed
+from mmcl.data import Source
+from mmcl.embed.maker import Maker
+from mmcl.embed.plan import Dtype, Layout, Options, Precision, make_plan
+from mmcl.embed.progress import Progress, several
+from mmcl.embed.samples import Samples
+from mmcl.embed.work import Work
 from mmcl.errors import MmclError
-from mmcl.files import replacing, write_json
-from mmcl.model import Encoder, hash_tensors
-from mmcl.types import Batch
+from mmcl.model import Encoder
 
-FOLDERS = {"image": "img"}  # clip-retrieval abbreviates this one
-FORMAT = 1
+POLL = 0.5  # seconds between looks for what others let go of
+Engine = Literal["local", "ray"]
 
 
-def embed_shards(
+def embed_shards(  # noqa: PLR0913 - what is made, and who makes it
     encoder: Encoder,
     source: Source,
     out: str | Path,
     *,
     part_size: int = 10_000,
     batch_size: int = 256,
+    dtype: Dtype = "fp32",
+    layout: Layout = "clip_retrieval",
+    dims: int | None = None,
+    precision: Precision = "fp32",
     workers: int = 2,
-) -> dict[str, Any]:
+    parts: tuple[int, int] = (0, 1),
+    engine: Engine = "local",
+    address: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    show: bool = False,
+) -> dict[str, Any] | None:
     """Embed every sample of shards, in the order of the shards.
+
+    A part is a fixed range of samples, made alone, so that its bytes are the same whoever makes it. Any number of
+    processes may make this call for one folder at the same time: each takes parts that nobody else makes. A call that
+    was interrupted goes on with the parts that are not whole when it is made again.
 
     Args:
         encoder: what embeds; the modalities of the source that it has no tower for go into the metadata as texts.
         source: shards, and where the modalities lie.
-        out: folder to make; it must not hold an export yet.
-        part_size: rows of a part; each part is three or more files of the same number.
+        out: folder to make.
+        part_size: see `Options`, as all to precision.
         batch_size: rows that are embedded at once.
+        dtype: of the vectors in the files.
+        layout: of the files.
+        dims: first coordinates that are kept, and normalised again.
+        precision: in which the towers compute.
         workers: threads that read and decode.
+        parts: (i, n) makes only the parts whose number is i modulo n, for jobs that share the work without knowing of
+            one another.
+        engine: ``local``, in this process, or ``ray``, on the machines of a cluster.
+        address: of the Ray cluster; the one that is there, or else one of this machine, unless told.
+        about: ``opened`` and ``recipe``, what the manifest says of the model's origin.
+        show: tells on standard error how far it is.
 
     Returns:
-        The manifest, which is also ``out/manifest.json``: model, shards, counts, parts.
+        The manifest, which is also ``out/manifest.json``: model, shards, counts, parts. None where all that was asked
+        for is there, and parts of other jobs are not.
 
     Raises:
-        MmclError: shards are missing, the folder is taken, or the model and the shards share no modality.
+        MmclError: shards are missing, the folder was begun otherwise or cannot be written, or the model and the shards
+            share no modality.
     """
-    out = Path(out)
-    modalities = [m for m in source.modalities if m in encoder.modalities]
-    if not modalities:
-        raise MmclError(
-            f"the model has {', '.join(encoder.modalities)}; the shards bring {', '.join(source.modalities)}."
-        )
-    fields = {
-        ("caption" if m == "text" else f"{m} text"): source.modalities[m]
-        for m in modalities
-        if encoder.takes(m) == "text"
-    }
-    unread = [
-        m for m in source.modalities if m not in modalities and not Selector.parse(source.modalities[m], m).is_text
-    ]
-    read = {m: s for m, s in source.modalities.items() if m not in unread}
-    source = source.model_copy(update={"modalities": read, "captions": "first"})  # a sample is one row
-    vectors = [f"{FOLDERS.get(m, m)}_emb/{FOLDERS.get(m, m)}_emb_*.npy" for m in modalities]
-    rows = max(part_size // batch_size, 1) * batch_size
-    settings: dict[str, Any] = {
-        "batch_size": batch_size,
-        "workers": workers,
-        "shuffle": False,
-        "transforms": {m: encoder.transforms[m] for m in modalities},
-        "share": (0, 1),
-    }
-    stream = Stream(source.fixed(**fields), **settings)
-    if "json" in stream.shards.extensions():
-        fields["json"] = "json"
-        stream = Stream(source.fixed(**fields), **settings)
-    with claimed(out, [*vectors, "metadata/metadata_*.parquet"], "export") as left:
-        for path in left:
-            path.unlink()
-        parts: list[dict[str, Any]] = []
-        bad: list[dict[str, Any]] = []
-        waiting: list[Batch] = []
-        for batch in stream:
-            waiting.append(batch)
-            bad += [b._asdict() for b in batch.bad if b.modality not in fields]  # a text that is bad is bad once
-            if stream.samples_seen % rows == 0 or stream.samples_seen == stream.samples:
-                parts.append(_write_part(encoder, modalities, waiting, out, len(parts)))
-                waiting = []
-        manifest = {
-            "format": FORMAT,
-            "model": weights_digest(encoder),
-            "modalities": modalities,
-            "dim": parts[0]["dim"],
-            "samples": sum(part["samples"] for part in parts),
-            "shards": stream.shards.described(),
-            "source": source.model_dump(),
-            "parts": parts,
-            "bad_samples": bad,
-        }
-        write_json(out / "manifest.json", manifest)
-    return manifest
+    options = Options(part_size, batch_size, dtype, layout, dims, precision)
+    index, of = parts
+    if not 0 <= index < of:
+        raise MmclError(f"parts: i/n with i from 0 to n - 1, as in 0/{max(of, 1)}; got {index}/{of}.")
+    samples = Samples(encoder, source, batch_size, workers)
+    work = Work(Path(out), make_plan(encoder, samples, options, about or {}))
+    numbers = range(index, work.plan.count, of)
+    total = sum(len(work.plan.part(number)) for number in numbers)
 
+    def whole() -> int:
+        return total - sum(len(work.plan.part(number)) for number in work.missing(numbers))
 
-def weights_digest(encoder: Encoder) -> str:
-    """A hash of the model's tensors: names, types, shapes and contents, in the order of the names."""
-    digest = hashlib.blake2b(digest_size=16)
-    hash_tensors(digest, encoder.model.state_dict())
-    return digest.hexdigest()
+    if (made := work.manifest()) is not None:
+        return made
+    with Progress(total, whole, show) as progress:
+        if engine == "ray":
+            from mmcl.embed.on_ray import make_on_ray
 
-
-def _write_part(
-    encoder: Encoder, modalities: Sequence[str], batches: list[Batch], out: Path, number: int
-) -> dict[str, Any]:
-    """Embed batches and write their files; absent rows are zero vectors, and the metadata says so."""
-    columns: dict[str, list[Any]] = {"key": [key for batch in batches for key in batch.keys]}
-    dim = 0
-    for m in modalities:
-        vectors = torch.cat([_embed(encoder, m, batch) for batch in batches])
-        dim = vectors.shape[1]
-        name = FOLDERS.get(m, m)
-        _put(out / f"{name}_emb" / f"{name}_emb_{number:04d}.npy", vectors.numpy())
-        columns[f"has_{m}"] = [bool(p) for batch in batches for p in batch.present[m]]
-    for name, first in batches[0].columns.items():
-        if isinstance(first, list):
-            columns[name] = [value for batch in batches for value in batch[name]]
-    _put(out / "metadata" / f"metadata_{number:04d}.parquet", pa.table(columns))
-    return {"number": number, "samples": len(columns["key"]), "dim": dim}
-
-
-def _embed(encoder: Encoder, modality: str, batch: Batch) -> torch.Tensor:
-    there = batch.present[modality]
-    if not there.any():
-        return torch.zeros(len(batch), encoder.dim)
-    vectors = encoder.embed_rows(modality, batch[modality][there]).cpu()
-    full = torch.zeros(len(batch), vectors.shape[1])
-    full[there] = vectors
-    return full
-
-
-def _put(path: Path, content: np.ndarray | pa.Table) -> None:
-    """A file that is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        if isinstance(content, np.ndarray):
-            np.save(file, content)
+            make_on_ray(encoder, source, work, numbers, progress, workers, address)
         else:
-            pq.write_table(content, file)
+            _make_here(Maker(encoder, samples, work, progress), numbers)
+        made = work.finish()
+        if made is None:
+            left = work.missing(range(work.plan.count))
+            progress.say(
+                f"{several(len(left), 'part')} of other jobs are left; whoever makes the last one ends the export"
+            )
+    return made
+
+
+def _make_here(maker: Maker, numbers: range) -> None:
+    """Make all of some parts, with whoever else makes them."""
+    rank, processes = distributed.launched()
+    first = len(numbers) * rank // processes  # processes begin apart, so that each reads what lies together
+    while left := maker.work.missing([*numbers[first:], *numbers[:first]]):
+        if not maker.make(left):
+            maker.progress.waiting(len(left))
+            time.sleep(POLL)

@@ -175,7 +175,7 @@ class Collection:
         """
         with self._one:
             if modality not in self._indexes:
-                self._indexes[modality] = open_index(self.vectors, modality)
+                self._indexes[modality] = open_index(self.vectors, modality, self._say)
             return self._indexes[modality]
 
     def search(

@@ -117,7 +117,7 @@ def _compared(column: pa.ChunkedArray, one: Filter) -> pa.ChunkedArray:
     if pa.types.is_boolean(kind):
         if one.op != "=" or one.value.lower() not in TRUTHS:
             raise MmclError(f"{one.column} is true or false; write {one.column}=true.")
-        return pc.equal(column, TRUTHS[one.value.lower()])
+        return _OPERATORS[one.op](column, TRUTHS[one.value.lower()])
     try:
         value = _number(one.value) if _is_number(kind) else pa.scalar(one.value).cast(kind)
     except (ValueError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -127,17 +127,20 @@ def _compared(column: pa.ChunkedArray, one: Filter) -> pa.ChunkedArray:
 
 def _compared_texts(column: pa.ChunkedArray, one: Filter) -> pa.ChunkedArray:
     if one.op == "contains":
-        return pc.match_substring(column, one.value, ignore_case=True)
+        return pc.call_function("match_substring", [column], pc.MatchSubstringOptions(one.value, ignore_case=True))
     if one.op != "=":
         try:
             least = _number(one.value)
         except ValueError:  # dates and words have an order as well
             return _OPERATORS[one.op](column, one.value)
         return _OPERATORS[one.op](pa.chunked_array([[_number_or_none(text) for text in column.to_pylist()]]), least)
-    return pc.equal(column, one.value)
+    return _OPERATORS["="](column, one.value)
 
 
-_OPERATORS = {"=": pc.equal, ">=": pc.greater_equal, "<=": pc.less_equal}
+_OPERATORS = {
+    op: lambda column, value, name=name: pc.call_function(name, [column, value])
+    for op, name in {"=": "equal", ">=": "greater_equal", "<=": "less_equal"}.items()
+}
 
 
 def _is_number(kind: pa.DataType) -> bool:
