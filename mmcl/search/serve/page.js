@@ -55,9 +55,17 @@ function preview(piece) {
   return element("span", { className: "shown", textContent: { audio: "♪", text: "“" }[kindOf(piece.modality)] ?? "≈", "aria-hidden": "true" });
 }
 
+function choice(piece) { // of the modality, where a model has several towers of a kind
+  const names = about.asks[kindOf(piece.modality)];
+  if (names.length < 2) return element("small", { textContent: piece.modality });
+  const made = element("select", { "aria-label": `what ${piece.label} is` }, ...names.map((name) => element("option", { textContent: name, selected: name === piece.modality })));
+  made.addEventListener("change", () => { piece.modality = made.value; search(); });
+  return made;
+}
+
 function drawPiece(piece, index, alone) {
   const what = element("div", {}, element("span", { className: "what", textContent: piece.label }));
-  what.append(element("small", { textContent: piece.file ? piece.modality : `more like its ${piece.modality}` }));
+  what.append(piece.file ? choice(piece) : element("small", { textContent: `more like its ${piece.modality}` }));
   if (piece.file && kindOf(piece.modality) === "audio") what.append(element("audio", { controls: true, src: piece.url }));
   const remove = button("×", () => {
     if (piece.url) URL.revokeObjectURL(piece.url);
@@ -91,11 +99,16 @@ function addFilter(column, op, value) {
   search();
 }
 
+function kindOfFile({ type, name }) { // browsers do not know every type; the server looks at the bytes
+  const known = ["image", "audio"].find((kind) => type.startsWith(`${kind}/`));
+  if (known) return known;
+  return /\.(wav|flac|og[ga]|opus|mp3|aiff?)$/i.test(name) ? "audio" : /\.(jpe?g|png|gif|webp|avif|bmp|tiff?)$/i.test(name) ? "image" : null;
+}
+
 function addFiles(files) {
   const told = [];
   for (const file of files) {
-    const kind = file.type.split("/")[0];
-    const modality = (about.asks[kind] ?? [])[0];
+    const modality = (about.asks[kindOfFile(file)] ?? [])[0];
     if (!modality) told.push(`${file.name} cannot be searched with: drop ${["image", "audio"].filter((one) => about.asks[one].length).map((one) => ({ image: "a picture", audio: "a sound" })[one]).join(" or ") || "nothing"}.`);
     else if (file.size > about.limits.upload) told.push(`${file.name} has ${(file.size / 2 ** 20).toFixed(0)} MB; up to ${about.limits.upload / 2 ** 20} MB can be searched with.`);
     else state.pieces.push({ modality, file, label: file.name, url: URL.createObjectURL(file), weight: 1 });
