@@ -50,8 +50,7 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
         parts: i/n makes only each n-th part, from the i-th on: a job of a SLURM array.
         engine: ray makes the parts on the machines of a cluster.
         address: of the Ray cluster, as in ray://HEAD:10001; the one that is there unless told.
-        quantize: int8, binary or both, as in int8,binary: the finished export in fewer bits as well, and what each loses
-            of recall.
+        quantize: int8, binary or int8,binary: the finished export in fewer bits as well, and what each loses of recall.
     """
     import sys
 

@@ -66,6 +66,18 @@ def ask(index: Any, plan: Plan, queries: np.ndarray, k: int, width: int, allowed
     return ordered(np.where(rows >= 0, scores, -np.inf), rows)
 
 
+def ask_all(index: Any, plan: Plan, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
+    """What all vectors of an index, or all that are allowed, are compared for; arguments: see `ask`."""
+    if plan.kind != "hnsw":
+        return ask(index, plan, queries, k, widest(plan), allowed)
+    faiss = faiss_()
+    numbers = faiss.vector_to_array(index.id_map)  # the vectors of a graph lie in a flat index below it
+    flat = faiss.downcast_index(faiss.downcast_index(index.index).storage)
+    there = None if allowed is None else allowed[numbers]
+    scores, places = ask(flat, plan._replace(kind="flat"), queries, k, 1, there)
+    return ordered(scores, np.where(places >= 0, numbers[places], -1))
+
+
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
     """As many threads of faiss, in calls of this thread: one query is soon answered, and waking others takes longer."""
@@ -154,4 +166,4 @@ def _held(vectors: Vectors, among: str, share: int) -> list[Held]:
 
 def _suffices(vectors: Vectors, modality: str, index: Any, plan: Plan, queries: Held, width: int) -> bool:
     shares = queries.shares(ask(index, plan, queries.queries, queries.k + 1, width), vectors, modality)
-    return shares.mean() - 1.96 * shares.std() / math.sqrt(len(shares)) >= WANTED
+    return float(shares.mean() - 1.96 * shares.std() / math.sqrt(len(shares))) >= WANTED

@@ -11,11 +11,12 @@ import numpy as np
 from filelock import FileLock
 
 from mmcl.embed import Vectors
-from mmcl.embed.recall import blocks, nearest
+from mmcl.embed.recall import blocks
 from mmcl.errors import MmclError
 from mmcl.files import replacing, write_json
-from mmcl.search.build import SEED, WANTED, Say, ask, build, faiss_, widest
-from mmcl.search.plan import FLAT, Plan, planned
+from mmcl.search.build import SEED, WANTED, Say, ask, ask_all, build, faiss_, widest
+from mmcl.search import plan as plans
+from mmcl.search.plan import Plan, planned
 
 FOLDER = ".index"
 FORMAT = 1
@@ -66,16 +67,11 @@ class Index:
         k = min(k, count)
         if not k:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        if self._plan.kind != "flat" and allowed is not None and count <= FLAT:
-            scores, rows = nearest(self._vectors, self._modality, vector[None], k, allowed & self._there)
-            return scores[0], rows[0]
+        asked, few = vector[None], allowed is not None and count <= plans.FLAT
         width = min(math.ceil(self.about["width"] * len(self) / count), widest(self._plan))
-        scores, rows = ask(self._index, self._plan, vector[None], k, width, allowed)
-        while (rows < 0).any() and width < widest(self._plan):
-            width = min(4 * width, widest(self._plan))
-            scores, rows = ask(self._index, self._plan, vector[None], k, width, allowed)
-        if (rows < 0).any():  # a graph that does not lead to them
-            scores, rows = nearest(self._vectors, self._modality, vector[None], k, allowed)
+        scores, rows = (None, None) if few else ask(self._index, self._plan, asked, k, width, allowed)
+        if rows is None or (rows < 0).any():  # few, or none near where was looked
+            scores, rows = ask_all(self._index, self._plan, asked, k, allowed)
         return scores[0], rows[0]
 
 
@@ -153,5 +149,6 @@ def _digest(vectors: Vectors, modality: str) -> str:
         for path in (vectors.folder / folder).glob("*")
         if not path.name.startswith(".")
     )
-    said = json.dumps([FORMAT, WANTED, SEED, FLAT, modality, manifest, files], sort_keys=True)
+    made_by = (WANTED, SEED, plans.FLAT, plans.GRAPH, plans.NEIGHBOURS, plans.PER_LIST)
+    said = json.dumps([FORMAT, *made_by, modality, manifest, files], sort_keys=True)
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
