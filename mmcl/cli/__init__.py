@@ -22,6 +22,7 @@ app.command("mmcl.cli.train:train", name="train", help="Train a recipe, measure 
 app.command("mmcl.cli.report:report", name="report", help="Write the report of a run anew.")
 app.command("mmcl.cli.evaluate:evaluate", name="eval", help="Measure a run on tasks.")
 app.command("mmcl.cli.embed:embed", name="embed", help="Write embeddings and metadata of shards.")
+app.command("mmcl.cli.search:search", name="search", help="Search embeddings, in the terminal or on a local page.")
 app.command("mmcl.cli.export:export", name="export", help="Hand a run on as a folder that other libraries open.")
 app.command("mmcl.cli.recipes:app", name="recipes", help="List, show or copy the recipes that ship with mmcl.")
 app.command("mmcl.cli.objectives:app", name="objectives", help="List or show the objectives that have a name.")
