@@ -89,7 +89,10 @@ def test_more_like_a_sample_leaves_it_out(client: Client) -> None:
 
 
 def test_filters_hold(client: Client, collection: Collection) -> None:
-    where = [{"column": "json.colour", "op": "=", "value": "blue"}, {"column": "json.pitch", "op": ">=", "value": "400"}]
+    where = [
+        {"column": "json.colour", "op": "=", "value": "blue"},
+        {"column": "json.pitch", "op": ">=", "value": "400"},
+    ]
     hits = client.search(text(k=50, where=where)).json["hits"]
     assert [hit["row"] for hit in hits] == [
         hit.row

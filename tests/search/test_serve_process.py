@@ -99,11 +99,11 @@ def test_ctrl_c_ends_it_and_frees_its_port(process: "subprocess.Popen[str]", exp
     assert client.get("/").status == 200
     with socket.create_connection((client.host, client.port)):  # somebody who never asks does not hold it
         process.send_signal(signal.SIGINT)
-        told, _ = process.communicate(timeout=30)
+        told, _ = process.communicate(timeout=120)
     assert (process.returncode, told) == (0, "")
     with listening(client.host, client.port):
         taken = start(export, client.port)
-        told, _ = taken.communicate(timeout=60)
+        told, _ = taken.communicate(timeout=240)
     assert taken.returncode == 2
     assert f"port {client.port} of 127.0.0.1 cannot be had" in told
     assert "--port 0" in told

@@ -1,5 +1,6 @@
 """A local page over a collection: `mmcl search DIR --serve`."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ def serve(collection: Collection, host: str = HOST, port: int = PORT, say: Calla
         MmclError: the extra is not installed, the port is taken, or the collection cannot be searched.
     """
     try:
+        import python_multipart  # noqa: F401  # which starlette misses only when a form comes
         import uvicorn
 
         from mmcl.search.serve.app import application
@@ -44,10 +46,8 @@ def serve(collection: Collection, host: str = HOST, port: int = PORT, say: Calla
             app, log_level="warning", access_log=False, server_header=False, lifespan="off", limit_concurrency=AT_ONCE,
             timeout_graceful_shutdown=GRACE,
         )  # fmt: skip
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn, having shut down, raises again
             uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn has shut down, and raises what it caught again
-            pass
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""What the local server answers: a page, searches, and the pictures and sounds of samples. Nothing else is reachable."""
+"""What the local server answers: a page, searches, pictures and sounds of samples; nothing else is reachable."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from mmcl.search.collection import Collection, Hit
 from mmcl.search.filters import Filter, fields
 from mmcl.search.query import Part, joined
 from mmcl.search.serve.asked import Asked, Piece, read
-from mmcl.search.serve.content import BINARY, SHOWN, content_type, names
+from mmcl.search.serve.content import SHOWN, content_type, names
 from mmcl.search.serve.described import described
 from mmcl.search.serve.guard import Guard
 
