@@ -27,6 +27,7 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
     parts: str = "0/1",
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
+    quantize: str | None = None,
 ) -> None:
     """Write embeddings and metadata of shards, part by part, in clip-retrieval's layout or as parquet.
 
@@ -49,6 +50,8 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
         parts: i/n makes only each n-th part, from the i-th on: a job of a SLURM array.
         engine: ray makes the parts on the machines of a cluster.
         address: of the Ray cluster, as in ray://HEAD:10001; the one that is there unless told.
+        quantize: int8, binary or both, as in int8,binary: the finished export in fewer bits as well, and what each loses
+            of recall.
     """
     import sys
 
@@ -56,7 +59,10 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
     from mmcl import distributed
     from mmcl.data.source import Selector
     from mmcl.embed import embed_shards
+    from mmcl.embed.quantize import known
+    from mmcl.embed.quantize import quantize as quantized
 
+    kinds = known([] if quantize is None else [kind.strip() for kind in quantize.split(",")])
     first = distributed.launched()[0] == 0
     encoder = mmcl.load(model, device=distributed.own_device(), weights=weights)
     recipe = _recipe(model)
@@ -92,6 +98,7 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
         bad = sum(part["bad"] for part in manifest["parts"])
         print(f"{said}; {bad:,} bad: {out}{' (it was finished before)' if finished else ''}", file=sys.stderr)
         _warn_of_bad(manifest)
+        quantized(out, kinds, lambda told: print(told, file=sys.stderr))
 
 
 def _recipe(model: str) -> dict[str, Any] | None:

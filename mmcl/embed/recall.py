@@ -90,26 +90,33 @@ class Held(NamedTuple):
     """At most; fewer where fewer rows are there."""
 
     def without_own(self, found: Found) -> Found:
-        """Of k + 1 that were found, the k best that are not the query itself."""
+        """What was found but the query itself, best first: one fewer."""
         scores, rows = found
         scores = np.where((rows == self.own[:, None]) & (rows >= 0), -np.inf, scores)
         scores, rows = ordered(scores, rows)
-        return scores[:, : self.k], np.where(np.isfinite(scores), rows, -1)[:, : self.k]
+        return scores[:, :-1], np.where(np.isfinite(scores), rows, -1)[:, :-1]
 
-    def shares(self, found: Found, vectors: Vectors, among: str) -> np.ndarray:
-        """What share of the k nearest a search found, a number a query.
+    def right(self, found: Found, vectors: Vectors, among: str) -> np.ndarray:
+        """Which of the rows that a search found are among the k nearest: (queries, rows) bool.
 
         Args:
-            found: k + 1 rows or fewer a query; its scores may be of any kind.
+            found: rows of each query, one more than are looked at; its scores may be of any kind.
             vectors: of the export.
             among: the modality that was searched.
         """
         rows = self.without_own(found)[1]
         places = np.unique(rows[rows >= 0])
+        if not len(places):
+            return np.zeros(rows.shape, bool)
         there = unit_rows(vectors.rows(among, places))
-        found_there = np.searchsorted(places, np.where(rows >= 0, rows, places[0] if len(places) else 0))
-        exact = np.einsum("qd,qkd->qk", self.queries, there[found_there]) if len(places) else np.zeros(rows.shape)
-        return ((exact >= self.least[:, None] - EQUAL) & (rows >= 0)).sum(1) / self.k
+        at = np.searchsorted(places, np.maximum(rows, places[0]))
+        exact = np.stack([there[some] @ query for some, query in zip(at, self.queries, strict=True)])
+        return (exact >= self.least[:, None] - EQUAL) & (rows >= 0)
+
+    def shares(self, found: Found, vectors: Vectors, among: str) -> np.ndarray:
+        """What share of the k nearest a search found, a number a query; k + 1 rows of each are looked at."""
+        scores, rows = found
+        return self.right((scores[:, : self.k + 1], rows[:, : self.k + 1]), vectors, among).sum(1) / self.k
 
 
 def held(

@@ -135,13 +135,22 @@ class Collection:
         names = self._originals.names
         return names[shard] if 0 <= shard < len(names) else ""
 
-    def embed(self, parts: Sequence[Part]) -> np.ndarray:
+    @property
+    def first(self) -> str:
+        """The modality that is searched unless told: the first that is no text, or else the first."""
+        return next((one for one in self.modalities if not one.startswith("text")), self.modalities[0])
+
+    def embed(self, parts: Sequence[Part], ready: Sequence[tuple[np.ndarray, float]] = ()) -> np.ndarray:
         """The unit vector of one or several things that are looked for, (dim,) float32: the sum of theirs.
+
+        Args:
+            parts: texts and files; where there are none, the model is not opened.
+            ready: vectors that are there already, as `like` gives them, and their weights.
 
         Raises:
             MmclError: the model cannot be opened or is another one, or a part cannot be used: it says which.
         """
-        return self._questions.vector(parts)
+        return self._questions.vector(parts, ready)
 
     def row(self, key: str) -> int:
         """Number of the sample of a key.

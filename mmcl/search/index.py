@@ -43,7 +43,7 @@ class Index:
         return self._plan.vectors
 
     @property
-    def said(self) -> str:
+    def why(self) -> str:
         """What it is, why, and what it finds, in a sentence or two."""
         found = [
             f"{one['recall']:.3f} ({one['low']:.3f} to {one['high']:.3f}, {one['n']} queries of {of})"
@@ -140,7 +140,7 @@ def _made(vectors: Vectors, modality: str, made_of: str, say: Say, path: Path | 
             say(KEPT_NOWHERE.format(path.parent, error.strerror))
     made = Index(vectors, modality, index, about)
     if plan.kind != "flat":
-        say(f"indexed {modality} in {about['build_seconds']:,.0f} s. {made.said}")
+        say(f"indexed {modality} in {about['build_seconds']:,.0f} s. {made.why}")
     return made
 
 

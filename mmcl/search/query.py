@@ -52,6 +52,7 @@ class Questions:
         self._manifest, self._folder, self._device = manifest or {}, folder, device
         opened = self._manifest.get("opened") or {}
         self._model = model or opened.get("model")
+        self._dim: int | None = self._manifest.get("dim")  # fewer numbers than the model makes (mmcl embed --dims)
         self._weights = weights if model or weights else opened.get("weights")
         self._encoder: Encoder | None = None
         self._one = threading.RLock()  # servers ask from many threads
@@ -99,15 +100,19 @@ class Questions:
             )
         return encoder
 
-    def vector(self, parts: Sequence[Part]) -> np.ndarray:
+    def vector(self, parts: Sequence[Part], ready: Sequence[tuple[np.ndarray, float]] = ()) -> np.ndarray:
         """One unit vector of one or several parts: the sum of their unit vectors, each times its weight.
+
+        Args:
+            parts: what the model embeds; without any it is not opened.
+            ready: vectors that are there already, and their weights.
 
         Raises:
             MmclError: there is no part, no such modality, a value cannot be used, or the parts cancel out.
         """
-        if not parts:
+        if not parts and not ready:
             raise MmclError("nothing to look for: give a text, a picture, a sound or a sample.")
-        return joined([(self._embed(part), part.weight) for part in parts])
+        return joined([*((self._embed(part), part.weight) for part in parts), *ready])
 
     def _embed(self, part: Part) -> np.ndarray:
         encoder, modality = self.encoder, part.modality
@@ -125,7 +130,7 @@ class Questions:
                 named = f" {part.value}" if isinstance(part.value, Path) else ""
                 raise MmclError(f"the {modality} of the query{named} cannot be used: {error}.") from None
             rows = transform.finish(rows, torch.ones(1, dtype=torch.bool))
-            return encoder.embed_rows(modality, rows).cpu().numpy()[0]
+            return encoder.embed_rows(modality, rows).cpu().numpy()[0][: self._dim]
 
 
 def joined(vectors: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:

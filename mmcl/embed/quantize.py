@@ -1,0 +1,200 @@
+"""Exports in fewer bits, as faiss, usearch and sentence-transformers take them, with what each form loses, measured.
+
+    DIR/quantized/int8/img_emb/img_emb_0000.npy    (rows, dim) int8: 256 steps between a dimension's least and most
+    DIR/quantized/int8/img_ranges.npy              (2, dim) float32: least and most of each dimension, of all rows
+    DIR/quantized/binary/img_emb/img_emb_0000.npy  (rows, dim / 8) uint8: a bit a number, set where it is greater than 0
+
+They are what sentence-transformers' ``quantize_embeddings`` makes: ``int8`` with these ranges, ``ubinary`` without.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from mmcl.embed.layouts import FOLDERS
+from mmcl.embed.read import Vectors
+from mmcl.embed.recall import BLOCK, Found, blocks, held, ordered, stated
+from mmcl.errors import MmclError, did_you_mean
+from mmcl.files import replacing, write_json
+
+FOLDER = "quantized"
+QUERIES, K = 500, 10
+MORE = 4
+"""As many times the candidates are taken from the quantised vectors where they are compared once more in float32."""
+STEPS = 255
+
+
+class Kind(NamedTuple):
+    """One form."""
+
+    encode: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """Rows, and the ranges of their dimensions, to codes."""
+    decode: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """Codes to rows of float32, by whose inner product with a query they are ranked."""
+    binary_queries: bool
+    """Whether queries are brought to the same form (faiss then counts the bits that differ), or stay float32."""
+
+
+def _to_int8(rows: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    return (np.clip(np.floor((rows - ranges[0]) / _steps(ranges)), 0, STEPS) - 128).astype(np.int8)
+
+
+def _from_int8(codes: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    return (codes.astype(np.float32) + 128.5) * _steps(ranges) + ranges[0]  # the middle of each step
+
+
+def _steps(ranges: np.ndarray) -> np.ndarray:
+    steps = (ranges[1] - ranges[0]) / STEPS
+    return np.where(steps == 0, np.float32(1), steps)
+
+
+def _to_bits(rows: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    return np.packbits(rows > 0, axis=1)
+
+
+def _from_bits(codes: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    return np.unpackbits(codes, axis=1, count=ranges.shape[1]).astype(np.float32) * 2 - 1
+
+
+KINDS = {"int8": Kind(_to_int8, _from_int8, False), "binary": Kind(_to_bits, _from_bits, True)}
+
+
+def known(kinds: Sequence[str]) -> list[str]:
+    """The kinds, each once.
+
+    Raises:
+        MmclError: there is no such kind.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise MmclError(f"no quantisation is called {kind!r}{did_you_mean(kind, KINDS)} There are int8 and binary.")
+    return list(dict.fromkeys(kinds))
+
+
+def quantize(
+    folder: str | Path, kinds: Sequence[str], say: Callable[[str], None] = lambda told: None
+) -> dict[str, Any]:
+    """Write a finished export in fewer bits beside itself, and what is lost of recall@10 into its manifest.
+
+    What is there already stays; what was interrupted is written again, to the same bytes. Absent rows stay where they
+    are, as codes of zeros: the metadata says which they are.
+
+    Args:
+        folder: of an export of ours.
+        kinds: `int8`, `binary`.
+        say: tells what was measured.
+
+    Returns:
+        What the manifest says as ``quantized``: by kind and modality, recall with its 95 % interval and the number of
+        queries, before and after 4 times the candidates were compared once more in float32.
+
+    Raises:
+        MmclError: there is no such kind, or the folder is no finished export.
+    """
+    kinds = known(kinds)
+    vectors = Vectors(folder)
+    if vectors.manifest is None:
+        raise MmclError(f"{folder} has no manifest.json of `mmcl embed`, into which what is measured would go.")
+    (vectors.folder / FOLDER).mkdir(exist_ok=True)
+    with FileLock(vectors.folder / FOLDER / ".lock"):
+        manifest = Vectors(folder).manifest or {}  # another process may have been here
+        done: dict[str, Any] = dict(manifest.get("quantized") or {})
+        for kind in kinds:
+            if kind not in done:
+                done[kind] = _quantized(vectors, kind, say)
+                write_json(vectors.folder / "manifest.json", {**manifest, "quantized": done})
+    return done
+
+
+def _quantized(vectors: Vectors, kind: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Write one form of all modalities, and measure it."""
+    found = {}
+    for modality in vectors.modalities:
+        name = FOLDERS.get(modality, modality)
+        place = vectors.folder / FOLDER / kind
+        (place / f"{name}_emb").mkdir(parents=True, exist_ok=True)
+        ranges = _ranges(vectors, modality)
+        if kind == "int8":
+            with replacing(place / f"{name}_ranges.npy") as file:
+                np.save(file, ranges)
+        paths = []
+        for number, part in enumerate(vectors.parts(modality)):
+            paths.append(place / f"{name}_emb" / f"{name}_emb_{number:04d}.npy")
+            with replacing(paths[-1]) as file:
+                np.save(file, KINDS[kind].encode(part.astype(np.float32), ranges))
+        measured = _measured(vectors, modality, KINDS[kind], ranges, paths)
+        found[modality] = measured
+        if measured is not None:
+            plain, again = measured["recall@10"], measured["rescored"]
+            say(
+                f"{kind} of {modality}: recall@10 {plain['recall']:.3f} ({plain['low']:.3f} to {plain['high']:.3f}) of "
+                f"exact search, {again['recall']:.3f} where {MORE} times the candidates are compared once more in "
+                f"float32 ({plain['n']} queries of {measured['queries']})."
+            )
+    return found
+
+
+def _ranges(vectors: Vectors, modality: str) -> np.ndarray:
+    """Least and most of each dimension, of all rows that are there: (2, dim)."""
+    ranges = np.stack([np.full(vectors.dim, np.inf, np.float32), np.full(vectors.dim, -np.inf, np.float32)])
+    for part in vectors.parts(modality):
+        rows = part.astype(np.float32)
+        rows = rows[np.isfinite(rows).all(1) & rows.any(1)]
+        if len(rows):
+            ranges = np.stack([np.minimum(ranges[0], rows.min(0)), np.maximum(ranges[1], rows.max(0))])
+    return np.where(np.isfinite(ranges), ranges, 0).astype(np.float32)
+
+
+def _measured(
+    vectors: Vectors, among: str, kind: Kind, ranges: np.ndarray, paths: Sequence[Path]
+) -> dict[str, Any] | None:
+    """Recall of search in what was written, by queries of another modality where there is one; None of no rows."""
+    of = next((one for one in vectors.modalities if one != among), among)
+    asked = held(vectors, among, of, QUERIES, k=K) or held(vectors, among, among, QUERIES, k=K)
+    if asked is None:
+        return None
+    queries = asked.queries
+    if kind.binary_queries:
+        queries = kind.decode(kind.encode(queries, ranges), ranges)
+    there = np.zeros(vectors.samples, bool)
+    for numbers, _ in blocks(vectors, among):
+        there[numbers] = True
+    found = _nearest(queries, _decoded(paths, kind, ranges, there), MORE * asked.k + 1)
+    right = asked.right(found, vectors, among)
+    again = np.minimum(right.sum(1), asked.k) / asked.k  # float32 puts what is right first
+    shares = asked.shares(found, vectors, among)
+    return {"queries": asked.of, "k": asked.k, "recall@10": stated(shares), "rescored": stated(again)}
+
+
+def _decoded(
+    paths: Sequence[Path], kind: Kind, ranges: np.ndarray, there: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows that are there, some at a time: their numbers, and what their codes say."""
+    first = 0
+    for path in paths:
+        codes = np.load(path, mmap_mode="r")
+        for start in range(0, len(codes), BLOCK):
+            numbers = start + np.flatnonzero(there[first + start : first + min(start + BLOCK, len(codes))])
+            if len(numbers):
+                yield first + numbers, kind.decode(codes[numbers], ranges)
+        first += len(codes)
+
+
+def _nearest(queries: np.ndarray, parts: Iterator[tuple[np.ndarray, np.ndarray]], k: int) -> Found:
+    """The rows of greatest inner product; of equal ones, of which bits have many, the lower rows."""
+    scores = np.full((len(queries), k), -np.inf, np.float64)
+    rows = np.full((len(queries), k), -1)
+    asked = torch.from_numpy(np.ascontiguousarray(queries))
+    for numbers, block in parts:
+        found = (asked @ torch.from_numpy(block).T).double()
+        best, places = (found - torch.arange(found.shape[1]) * 1e-9).topk(min(k, found.shape[1]))
+        best = found.gather(1, places)
+        scores, rows = ordered(
+            np.concatenate([scores, best.numpy()], 1), np.concatenate([rows, numbers[places.numpy()]], 1)
+        )
+        scores, rows = scores[:, :k], rows[:, :k]
+    return scores, rows
