@@ -29,8 +29,7 @@ LARGE = re.sub(r"Uint8Array.from\(.*charCodeAt\(0\)\)", "new Uint8Array(21 << 20
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder = tmp_path_factory.mktemp("shapes")
-    with served(Collection.open(made(folder), model=folder / "run", device="cpu")) as client:
+    with served(Collection.open(made(tmp_path_factory.mktemp("shapes")), device="cpu")) as client:
         yield client
 
 

@@ -28,8 +28,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(export: Path, port: int = 0) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "mmcl", "search", str(export), "--model", str(export.parent / "run")]
-    command += ["--serve", "--port", str(port)]
+    command = [sys.executable, "-m", "mmcl", "search", str(export), "--serve", "--port", str(port)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"})
 

@@ -9,6 +9,7 @@ from mmcl.search.collection import Collection
 
 HOST, PORT = "127.0.0.1", 8707
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+ANY = ("0.0.0.0", "::")
 AT_ONCE = 512  # open connections; further ones are told to come again (503)
 GRACE = 5  # seconds that what is under way has after Ctrl-C
 
@@ -38,8 +39,8 @@ def serve(collection: Collection, host: str = HOST, port: int = PORT, say: Calla
         address, taken = listener.getsockname()[:2]
         local = address in LOOPBACK
         app = application(collection, LOOPBACK if local else ("*",))
-        shown = f"[{address}]" if ":" in address else address
-        say(f"http://{shown}:{taken}/  (Ctrl-C ends it)")
+        reached = socket.gethostname() if address in ANY else f"[{address}]" if ":" in address else address
+        say(f"http://{reached}:{taken}/  (Ctrl-C ends it)")
         if not local:
             say("note: whoever reaches this machine can search, and see every picture and sound of the collection.")
         config = uvicorn.Config(

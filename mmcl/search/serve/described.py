@@ -59,7 +59,7 @@ def _indexes(collection: Collection, modalities: Sequence[str]) -> tuple[list[st
     searched, said = [], {}
     for modality in modalities:
         try:
-            said[modality] = collection.index(modality).said
+            said[modality] = collection.index(modality).why
             searched.append(modality)
         except MmclError as error:
             said[modality] = str(error)
