@@ -136,7 +136,7 @@ def test_media_are_the_bytes_of_the_shard(client: Client, collection: Collection
         answer = client.get(f"/media/43/{modality}")
         assert answer.body == read[f"043.{member}"]
         assert answer.headers["content-type"] == kind
-        assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+        assert answer.headers["content-security-policy"].startswith("sandbox allow-same-origin; default-src 'none'")
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from mmcl.errors import MmclError
-from mmcl.search.serve import listening
+from mmcl.search import Collection
+from mmcl.search.serve import listening, serve
 from tests.search.served import Client, client_of
 from tests.search.shapes import made
 
@@ -106,6 +107,13 @@ def test_ctrl_c_ends_it_and_frees_its_port(process: "subprocess.Popen[str]", exp
     assert taken.returncode == 2
     assert f"port {client.port} of 127.0.0.1 cannot be had" in told
     assert "--port 0" in told
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "python_multipart"])
+def test_a_package_that_is_missing(export: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MmclError, match=rf"--serve needs {package}: pip install 'mmcl\[search\]'"):
+        serve(Collection.open(export))
 
 
 def test_hosts_and_ports_that_there_are_not() -> None:

@@ -30,8 +30,8 @@ from mmcl.search.serve.described import described
 from mmcl.search.serve.guard import Guard
 
 READERS = 4  # threads that read pictures and sounds out of shards
-ALONE = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'"
-"""What a picture that is opened by itself may do: be seen."""
+ALONE = "sandbox allow-same-origin; default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'"
+"""What a picture or a sound that is opened by itself may do: be seen and heard, and run nothing."""
 KINDS = {"image": "picture", "audio": "sound"}
 T = TypeVar("T")
 
