@@ -1,6 +1,7 @@
 """The page's server: what it finds, what it serves, and what it refuses."""
 
 import io
+import itertools
 import json
 import re
 import struct
@@ -135,7 +136,7 @@ def test_media_are_the_bytes_of_the_shard(client: Client, collection: Collection
         answer = client.get(f"/media/43/{modality}")
         assert answer.body == read[f"043.{member}"]
         assert answer.headers["content-type"] == kind
-        assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+        assert answer.headers["content-security-policy"].startswith("sandbox allow-same-origin; default-src 'none'")
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
@@ -257,6 +258,7 @@ def test_pages_of_other_sites_cannot_ask(client: Client, origin: str, status: in
     [
         ("no json", 400, "the query is no JSON"),
         ("[" * 100_000, 400, "the query is no JSON"),
+        ('{"among": "image", "where": [{"column": "key", "value": "\\ud83d"}]}', 400, "the query is no JSON"),
         ("[]", 400, "query"),
         ({}, 400, "among"),
         (text(colour="red"), 400, "colour"),
@@ -284,6 +286,16 @@ def test_pages_of_other_sites_cannot_ask(client: Client, origin: str, status: in
 def test_mistakes_are_told(client: Client, query: Any, status: int, told: str) -> None:
     answer = client.search(query)
     assert (answer.status, told in answer.error) == (status, True), answer.body
+
+
+def test_no_condition_is_a_mistake_of_the_server(client: Client) -> None:
+    columns = [*client.get("/api/about").json["columns"], "", "json.", "json.note", "x" * 1000]
+    values = ["", "x", "1", "1e400", "nan", "-9" * 50, "9" * 30, "true", "\0", "2020-01-01", "[1]", "'\"%(", "🦊"]
+    statuses = set()
+    for column, op, value in itertools.product(columns, ["=", "contains", ">=", "<="], values):
+        where = [{"column": column, "op": op, "value": value}]
+        statuses.add(client.search({"among": "image", "k": 1, "where": where}).status)
+    assert statuses == {200, 422}
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
