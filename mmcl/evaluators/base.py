@@ -146,7 +146,7 @@ class Evaluator(ABC):
     score: str = "cosine"
     """How vectors are compared, in words for a reader."""
     partial: bool = False
-    """Whether items may lack modalities that the data call optional; those that do are left out, unless told."""
+    """Whether items may lack what the data call optional; those that do are left out, unless told."""
 
     @abstractmethod
     def modalities(self) -> list[str]:

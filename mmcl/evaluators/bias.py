@@ -14,6 +14,7 @@ from mmcl.evaluators.figures import Figure, group_means, group_sums
 from mmcl.registry import Spec
 
 CELLS = 1_000_000  # numbers that a permutation test holds at once
+DIGITS = 12  # of associations, which lie between -2 and 2; what differs less is equal but for rounding
 
 
 class Chosen(Spec):
@@ -164,7 +165,8 @@ def effect_size(x: Float[Tensor, " first"], y: Float[Tensor, " second"]) -> Figu
         n = w.sum(1)
         middle = (w @ s / n)[:, None]
         variance = (w * (s - middle).square()).sum(1) / (n - 1)
-        return apart.statistic(w) / variance.sqrt()
+        sigma = variance.sqrt()
+        return torch.where(sigma > 10.0**-DIGITS, apart.statistic(w) / sigma, torch.nan)
 
     return Figure(statistic, len(s), len(s))
 
@@ -202,7 +204,7 @@ def permutation_p(
 
     found = permutation_test(
         (x.double().numpy(), y.double().numpy()),
-        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        lambda a, b, axis: (a.mean(axis) - b.mean(axis)).round(DIGITS),
         n_resamples=permutations,
         batch=max(CELLS // (len(x) + len(y)), 1),
         alternative="greater",

@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field, PlainValidator, SerializeAsAny
 from torch import Tensor
 
 from mmcl.errors import MmclError
+from mmcl.evaluators.ranking import COLUMNS, whole
 from mmcl.registry import Part, Registry
 
 CELLS = 16_000_000  # scores that are held at once
@@ -28,22 +30,27 @@ class HubCorrection(ABC):
     ) -> Float[Tensor, " gallery"]:
         """What is taken off the scores of each item, in fp32.
 
-        The scores of the gallery against the bank are computed in blocks of at most 16 million. An item with a score
-        that is NaN has a bias that is NaN.
+        The scores of the gallery against the bank are computed in blocks of about 16 million, all of one height: equal
+        items have equal biases, and a tie stays one. An item that is NaN has a bias that is NaN.
 
         Args:
             gallery: unit vectors of what is searched.
             bank: unit vectors of queries that are not measured, of the same modality as those that are.
 
         Raises:
-            MmclError: the bank has too few queries.
+            MmclError: the bank has too few queries, or one that is not made of numbers.
         """
         if len(bank) < self.needs():
             raise MmclError(
                 f"the hub correction needs a bank of at least {self.needs()} queries, and train has {len(bank)}."
             )
-        rows = max(CELLS // len(bank), 1)
-        return torch.cat([self.bias(part.float() @ bank.float().T) for part in gallery.split(rows)])
+        broken = int((~bank.isfinite().all(1)).sum())
+        if broken:
+            raise MmclError(f"the hub correction: {broken} of the {len(bank)} queries of train are not finite.")
+        right, left = whole(bank.float()), whole(gallery.float())
+        height = min(max(CELLS // len(right) // COLUMNS, 1) * COLUMNS, len(left))
+        parts = F.pad(left, (0, 0, 0, -len(left) % height)).split(height)
+        return torch.cat([self.bias((part @ right.T)[:, : len(bank)]) for part in parts])[: len(gallery)]
 
     @abstractmethod
     def bias(self, scores: Float[Tensor, "gallery bank"]) -> Float[Tensor, " gallery"]:

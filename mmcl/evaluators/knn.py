@@ -11,6 +11,7 @@ from mmcl.errors import MmclError
 from mmcl.evaluators.base import EVALUATORS, Embedded, Embedder, Findings, Items
 from mmcl.evaluators.labelled import Labelled, Learner, as_numbers, check_labels, labelled, training
 from mmcl.evaluators.probing import Judged, confused, judge, shown
+from mmcl.evaluators.ranking import whole
 
 CELLS = 1 << 25  # similarities that are held at once
 
@@ -99,9 +100,9 @@ def nearest(
         k: neighbours that vote.
         temperature: of their weights.
     """
-    rows = max(CELLS // len(known), 1)
+    rows, right = max(CELLS // len(known), 1), whole(known.vectors)
     parts = [
-        _judge(x.float() @ known.vectors.T, y, known, k, temperature)
+        _judge((x.float() @ right.T)[:, : len(known)], y, known, k, temperature)
         for x, y in zip(vectors.split(rows), labels.split(rows), strict=True)
     ]
     return Judged(*(torch.cat(column) for column in zip(*parts, strict=True)))

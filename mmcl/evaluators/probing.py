@@ -16,6 +16,7 @@ from mmcl.evaluators.classified import class_found, class_ranks, classified, tak
 from mmcl.evaluators.combined import mean_of
 from mmcl.evaluators.figures import Figure
 from mmcl.evaluators.labelled import Labelled, check_holdout, check_labels
+from mmcl.evaluators.ranking import whole
 from mmcl.registry import Spec
 
 MAX_ITER = 1000  # of L-BFGS, as CLIP allows
@@ -142,8 +143,9 @@ def judge(scores: Float[Tensor, "items classes"], labels: Int[Tensor, " items"])
 
 def judge_linear(probe: Probe, vectors: Float[Tensor, "items dim"], labels: Int[Tensor, " items"]) -> Judged:
     """What a linear classifier finds; scores in fp32, some items at a time."""
+    right, classes = whole(probe.weight), len(probe.weight)
     parts = [
-        judge(x.float() @ probe.weight.T + probe.bias, y)
+        judge((x.float() @ right.T)[:, :classes] + probe.bias, y)
         for x, y in zip(vectors.split(ROWS), labels.split(ROWS), strict=True)
     ]
     return Judged(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -15,6 +15,7 @@ from mmcl.evaluators.both_ways import Cosines, ranks_both_ways, turned_round
 from mmcl.evaluators.combined import mean_of
 from mmcl.evaluators.figures import Figure, mean, numbered
 from mmcl.evaluators.hubs import HubCorrection, HubPart
+from mmcl.evaluators.narrowed import Subset, both_of, check_names, less_of, named, only, without_rows
 from mmcl.evaluators.ranking import (
     KEPT,
     Relevant,
@@ -67,7 +68,8 @@ class Retrieval(Evaluator):
     Conventions: Clotho and DCASE quote recall@1, 5, 10 and map@10 of text to audio, where one sound belongs to each
     caption, so that map@10 is the mean of 1/rank up to 10; with five captions a sound, audio to text counts the best
     caption for recall, and all of them for map@10 (as LAION-CLAP does). AudioCaps is quoted like COCO. COCO's "1K" is
-    the mean over five folds of 1,000 pictures: ``folds: 1000``.
+    the mean over five folds of 1,000 pictures: ``folds: 1000``. CIRR leaves a query's own picture out of its gallery
+    (``without``), and asks for recall_subset@1, 2 and 3 among the five others of its group (``subset``).
 
     Args:
         modalities: the two sides; the headline goes from the first to the second.
@@ -82,6 +84,8 @@ class Retrieval(Evaluator):
             equals the query's.
         hubs: a correction of what too many queries find, learned from the queries of ``train``.
         distractors: whether samples that lack the query (by `optional` in the data) stay in the gallery.
+        without: field in which a query names what is left out of its gallery, by its `identity`.
+        subset: field in which a query names a few things, among which `recall_subset@k` is measured, too.
     """
 
     def __init__(  # noqa: PLR0913 - each is a choice of the task's
@@ -96,6 +100,8 @@ class Retrieval(Evaluator):
         grades: list[str] = [],  # noqa: B006
         hubs: HubPart | None = None,
         distractors: bool = False,
+        without: str | None = None,
+        subset: Subset | None = None,
     ) -> None:
         one, other = ([m] if isinstance(m, str) else list(m) for m in modalities)
         self.sides = (one, other)
@@ -105,6 +111,11 @@ class Retrieval(Evaluator):
         self.distinct, self.partial = distinct, distractors
         if distractors and both:
             raise MmclError("retrieval: distractors belong to no query; say `both: false`.")
+        self.without, self.subset = without, subset
+        if (without or subset) and (both or grades):
+            raise MmclError(
+                "retrieval: what `without` and `subset` name is of queries; say `both: false`, and no `grades`."
+            )
         if unknown := set(distinct) - {one[0], other[0]}:
             raise MmclError(f"retrieval: distinct: {sorted(unknown)} begin no side; the sides are {one} and {other}.")
         self.part = score
@@ -122,8 +133,8 @@ class Retrieval(Evaluator):
         return [*self.sides[0], *self.sides[1]]
 
     def fields(self) -> list[str]:
-        """Those that make grades."""
-        return list(self.grades)
+        """Those that make grades, and those that narrow galleries."""
+        return [*self.grades, *self._names()]
 
     def trained_on(self) -> list[str]:
         """The queries that a correction of hubs learns from."""
@@ -135,15 +146,18 @@ class Retrieval(Evaluator):
         """Figures of each direction; of the median rank the smaller is better."""
         names = [*(f"recall@{k}" for k in self.at), "median_rank", "mrr", "map@10", "ndcg@10"]
         names += ["graded_ndcg@10"] if self.grades else []
+        names += [f"recall_subset@{k}" for k in self.subset.at] if self.subset else []
         each = {f"{d}/{name}": name != "median_rank" for d in self._directions() for name in names}
         return each | (dict.fromkeys([f"mean_recall@{k}" for k in self.at], True) if self.both else {})
 
     def check(self, items: Items, train: Items | None = None) -> None:
-        """See that folds come out even, and that grades are there."""
+        """See that folds come out even, and that grades and what narrows galleries are there."""
         if self.folds is not None and len(items) % self.folds:
             raise MmclError(f"folds: {len(items)} items cannot be divided into folds of {self.folds}.")
         for name in self.grades:
             items.one(name)
+        for name in self._names():
+            check_names(items, name)
 
     def measure(self, data: Embedded, embedder: Embedder) -> Findings:
         """``a_to_b/recall@k`` and the others, in both directions, their mean ``mean_recall@k``, and examples."""
@@ -157,6 +171,8 @@ class Retrieval(Evaluator):
             if self.hubs is not None and data.train is not None:
                 bank = side(data.train, asking, asking[0] in self.distinct).vectors
                 folds = [one._replace(scores=self._corrected(self.hubs, one, bank)) for one in folds]
+            if self.without:
+                folds = [_without(one, data.items, self.without) for one in folds]
             ranks, turned = self._ranks(folds, turned)
             counts = torch.cat([one.relevant.counts for one in folds])
             units = unit[torch.cat([one.queries.item for one in folds])]
@@ -166,6 +182,9 @@ class Retrieval(Evaluator):
             made = ranking_figures(every, counts, self.at, units, len(things), of if self.folds else None)
             if self.grades:
                 made["graded_ndcg@10"] = self._graded(folds, data, unit, len(things))
+            if self.subset:
+                best = torch.cat([_subset_ranks(one, data.items, self.subset.field, self.without) for one in folds])
+                made |= {f"recall_subset@{k}": mean(best <= k, units, units=len(things)) for k in self.subset.at}
             figures |= {f"{name}/{metric}": figure for metric, figure in made.items()}
             if len(folds) == 1:
                 examples += _examples(folds[0], data, asking, found, ranks[0][:, 0])
@@ -187,6 +206,9 @@ class Retrieval(Evaluator):
             if found is not None:
                 return [found[0]], Turned(turned_round(one.relevant, len(one.gallery)), found[1])
         return [relevant_ranks(one.scores, one.relevant, len(one.gallery)) for one in folds], None
+
+    def _names(self) -> list[str]:
+        return [name for name in (self.without, self.subset and self.subset.field) if name]
 
     def _directions(self) -> dict[str, tuple[list[str], list[str]]]:
         one, other = self.sides
@@ -237,6 +259,40 @@ class Retrieval(Evaluator):
         values, items = torch.cat(found), torch.cat([one.queries.item for one in folds])
         there = ~values.isnan()
         return mean(values[there], unit[items[there]], units=units)
+
+
+def _without(one: Direction, items: Items, field: str) -> Direction:
+    """The same without what its queries name in a field.
+
+    Raises:
+        MmclError: it belongs to the query.
+    """
+    left_out = named(one.queries, one.gallery, items, field)
+    own = both_of(one.relevant, left_out, len(one.gallery)).counts.nonzero()[:, 0]
+    if len(own):
+        key = items.keys[int(one.queries.item[own[0]])]
+        raise MmclError(f"{field}: {len(own)} queries leave out what belongs to them; the first is item {key}.")
+    return one._replace(scores=without_rows(one.scores, left_out))
+
+
+def _subset_ranks(one: Direction, items: Items, field: str, without: str | None) -> Int[Tensor, " queries"]:
+    """Rank of what belongs to each query among what it names in a field.
+
+    Raises:
+        MmclError: nothing of that belongs to the query.
+    """
+    size = len(one.gallery)
+    kept = named(one.queries, one.gallery, items, field)
+    if without:
+        kept = less_of(kept, named(one.queries, one.gallery, items, without), size)
+    own = both_of(one.relevant, kept, size)
+    alone = (own.counts == 0).nonzero()[:, 0]
+    if len(alone):
+        key = items.keys[int(one.queries.item[alone[0]])]
+        raise MmclError(
+            f"{field}: of what {len(alone)} queries name, nothing belongs to them; the first is item {key}."
+        )
+    return relevant_ranks(only(one.scores, kept), own, size, kept=1)[:, 0]
 
 
 def _called(names: Sequence[str]) -> str:
@@ -301,7 +357,8 @@ def _examples(
     rows += [(row, "worst") for row in worst if ranks[row] > 1]
     examples = []
     for row, group in rows:
-        best = one.scores(row, row + 1)[0].topk(min(SHOWN, len(one.gallery))).indices.tolist()
+        scores, places = one.scores(row, row + 1)[0].topk(min(SHOWN, len(one.gallery)))
+        best = places[scores > -torch.inf].tolist()  # without what is left out
         own = one.relevant.rows[int(one.relevant.starts[row]) : int(one.relevant.starts[row + 1])].tolist()
         words = data.items.keys[int(one.queries.item[row])]
         if one.queries.texts is not None:

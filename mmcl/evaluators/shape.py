@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmcl.errors import MmclError
 from mmcl.evaluators.figures import Figure, mean
+from mmcl.evaluators.ranking import whole
 
 ROWS = 1024  # of a matrix of scores that are held at once
 GROUPS = 20  # of units, of which a jackknife leaves out one after the other
@@ -162,9 +163,9 @@ def occurrences(
     """
     if k >= len(gallery):
         raise MmclError(f"the {k} nearest of {len(gallery)} items are all of them; take fewer, or more items.")
-    counts = torch.zeros(len(gallery), dtype=torch.long)
+    counts, right = torch.zeros(len(gallery), dtype=torch.long), whole(gallery.float())
     for part in queries.float().split(ROWS):
-        scores = (part @ gallery.float().T).nan_to_num(nan=-torch.inf)
+        scores = (part @ right.T)[:, : len(gallery)].nan_to_num(nan=-torch.inf)
         last = scores.topk(k, dim=1).values[:, -1:]
         above, equal = scores > last, scores == last
         equal &= equal.cumsum(1) <= k - above.sum(1, keepdim=True)

@@ -88,10 +88,10 @@ def belonging(queries: Side, gallery: Side, ids: Int[Tensor, " items"], equal_te
         equal_texts: whether a text belongs to every item that has it word for word, and not only to its own.
     """
     of_queries, of_gallery = ids[queries.item].numpy(), ids[gallery.item].numpy()
-    pairs = [_joined(np.arange(len(queries)), of_queries, of_gallery)]
+    pairs = [joined(np.arange(len(queries)), of_queries, of_gallery)]
     if equal_texts:
-        pairs += [_joined(*claims, of_gallery) for claims in _claims(queries, of_queries)]
-        pairs += [_joined(*claims, of_queries)[:, ::-1] for claims in _claims(gallery, of_gallery)]
+        pairs += [joined(*claims, of_gallery) for claims in _claims(queries, of_queries)]
+        pairs += [joined(*claims, of_queries)[:, ::-1] for claims in _claims(gallery, of_gallery)]
     return Relevant.of_pairs(np.concatenate(pairs), len(queries))
 
 
@@ -110,7 +110,7 @@ def _claims(one: Side, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [tuple(np.array(found, dtype=np.int64).T)]
 
 
-def _joined(rows: np.ndarray, numbers: np.ndarray, others: np.ndarray) -> Int[np.ndarray, "pairs two"]:
+def joined(rows: np.ndarray, numbers: np.ndarray, others: np.ndarray) -> Int[np.ndarray, "pairs two"]:
     """Pairs of a row and the number of each of the others with an equal number."""
     order = np.argsort(others, kind="stable")
     low, high = (np.searchsorted(others[order], numbers, end) for end in ("left", "right"))

@@ -4,6 +4,7 @@ from mmcl.layouts.aro import Aro
 from mmcl.layouts.audiocaps import Audiocaps
 from mmcl.layouts.base import LAYOUTS, Layout, LayoutPart
 from mmcl.layouts.captions_table import CaptionsTable
+from mmcl.layouts.cirr import Cirr
 from mmcl.layouts.clotho import Clotho
 from mmcl.layouts.coco_captions import CocoCaptions
 from mmcl.layouts.crossmodal3600 import Crossmodal3600
@@ -29,6 +30,7 @@ __all__ = [
     "Aro",
     "Audiocaps",
     "CaptionsTable",
+    "Cirr",
     "Clotho",
     "CocoCaptions",
     "Crossmodal3600",

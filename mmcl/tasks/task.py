@@ -110,6 +110,8 @@ class Task:
 
     def _labelled(self, items: Items) -> torch.Tensor:
         """Which items have all fields; only what is optional can be missing by now."""
+        if self.evaluator.partial:
+            return torch.ones(len(items), dtype=torch.bool)
         fields = [items.texts[name] for name in self.evaluator.fields() if name in items.texts]
         return torch.tensor([all(texts[row] for texts in fields) for row in range(len(items))], dtype=torch.bool)
 

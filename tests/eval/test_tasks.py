@@ -23,7 +23,7 @@ LAID_OUT = [name for name in OTHERS if "layout" in TASKS[name]["data"]]
 KEYS = ["title", "key", "version", "language", "evaluator", "headline", "root", "get", "data", "source", "licence"]
 EVALUATORS = {
     "zeroshot": {"modality", "classes", "templates", "label", "labels", "groups", "at"},
-    "retrieval": {"modalities", "at", "both", "folds", "equal_texts", "distractors"},
+    "retrieval": {"modalities", "at", "both", "folds", "equal_texts", "distractors", "without", "subset"},
     "choice": {"query", "right", "wrong", "foils", "groups"},
     "winoground": {"tags"},
     "association": {"right", "wrong", "sizes", "candidates"},

@@ -68,6 +68,17 @@ def test_the_largest_effect_is_about_two() -> None:
     assert effect_size(torch.ones(2), torch.ones(2)).value != effect_size(torch.ones(2), torch.ones(2)).value  # NaN
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 6), (3, 7), (4, 8), (5, 6), (6, 7), (8, 2)])
+def test_targets_that_are_one_vector_have_no_effect_however_they_are_rounded(n: int, m: int) -> None:
+    g = torch.Generator().manual_seed(n)
+    target, apart = (F.normalize(torch.randn(2, 768, generator=g), dim=1).double()).unbind()
+    s, t = target @ apart, (target * apart).sum()  # the same number, summed in another order
+    x, y = torch.full((n,), s.item()).double(), torch.full((m,), t.item()).double() + 1e-16
+    assert np.isnan(effect_size(x, y).value)
+    assert permutation_p(x, y) == permutation_p(y, x) == 1.0
+    assert difference(x, y).value == pytest.approx(0.0, abs=1e-15)
+
+
 def test_it_is_the_equation_across_modalities() -> None:
     data = people()
     rows = data.vectors["image"].double()

@@ -74,6 +74,14 @@ def test_a_bank_that_is_too_small_is_refused() -> None:
         InvertedSoftmax()(rows(3, 4, 1), rows(16, 4, 2)[:0])
 
 
+@pytest.mark.parametrize("name", sorted(HUB_CORRECTIONS.classes))
+def test_a_bank_that_is_broken_is_refused(name: str) -> None:
+    bank = rows(40, 4, 2)
+    bank[7, 1] = torch.nan  # it would make every bias one, and so every query a miss
+    with pytest.raises(MmclError, match="1 of the 40 queries of train are not finite"):
+        HUB_CORRECTIONS.classes[name]()(rows(3, 4, 1), bank)
+
+
 def test_what_is_not_a_number_stays_so_and_the_others_do_not_change() -> None:
     gallery, bank = rows(3, 4, 1), rows(20, 4, 2)
     whole = NNN()(gallery, bank)

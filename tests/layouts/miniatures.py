@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.layouts.captions import captions_table, coco_captions, crossmodal3600, karpathy, multi30k, xtd10
 from tests.layouts.files import Miniature
-from tests.layouts.others import aro, fashion_iq, mnist, sugar_crepe, valse, winogavil, winoground
+from tests.layouts.others import aro, cirr, fashion_iq, mnist, sugar_crepe, valse, winogavil, winoground
 from tests.layouts.sounds import audiocaps, clotho, esc50, folders, fsd50k, urbansound8k, vggsound
 
 MINIATURES: dict[str, Callable[[Path], Miniature]] = {
@@ -17,6 +17,7 @@ MINIATURES: dict[str, Callable[[Path], Miniature]] = {
         aro,
         audiocaps,
         captions_table,
+        cirr,
         clotho,
         coco_captions,
         crossmodal3600,

@@ -149,6 +149,39 @@ def fashion_iq(root: Path) -> Miniature:
     return Miniature(args, expected, annotations, ["images/B00E9AWYWO.jpg", "images/B006S3USXC.jpg"])
 
 
+def cirr(root: Path) -> Miniature:
+    names = [f"dev-{i}-0-img{i % 2}" for i in range(7)]
+    entries = [
+        {
+            "pairid": 12060 + i,
+            "reference": names[i],
+            "target_hard": names[i + 1],
+            "target_soft": {names[i + 1]: 1.0},
+            "caption": text,
+            "img_set": {"id": 36, "members": names[:6][::-1], "reference_rank": 5 - i, "target_rank": 4 - i},
+        }
+        for i, text in enumerate(["show three bottles", "Fewer paper towels per pack"])
+    ]
+    annotations = ["captions/cap.rc2.val.json", "image_splits/split.rc2.val.json"]
+    put(root, annotations[0], entries)
+    put(root, annotations[1], {name: f"./dev/{name}.png" for name in names})
+    data = {name: put(root, f"img_raw/dev/{name}.png", picture(i, "PNG")) for i, name in enumerate(names)}
+    expected = {
+        f"query_0{entry['pairid']}": {
+            "query.png": data[names[i]],
+            "json": {
+                "shows": names[i + 1],
+                "text": entry["caption"],
+                "reference": names[i],
+                "members": names[:6][::-1],
+            },
+        }
+        for i, entry in enumerate(entries)
+    }
+    expected |= {f"picture_{name}": {"target.png": data[name], "json": {"shows": name}} for name in names}
+    return Miniature({}, expected, annotations, ["img_raw/dev/dev-0-0-img0.png", "img_raw/dev/dev-1-0-img1.png"])
+
+
 def mnist(root: Path) -> Miniature:
     pictures = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
     put(

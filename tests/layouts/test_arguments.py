@@ -145,6 +145,15 @@ def test_targets_are_in_the_gallery(tmp_path: Path) -> None:
         samples(tmp_path, "fashion_iq", **mini.args)
 
 
+def test_pictures_of_a_pair_are_in_the_split(tmp_path: Path) -> None:
+    mini = MINIATURES["cirr"](tmp_path)
+    split = json.loads((tmp_path / mini.annotations[1]).read_text())
+    del split["dev-5-0-img1"]  # of the group
+    put(tmp_path, mini.annotations[1], split)
+    with pytest.raises(MmclError, match=r"pair 12060: the picture 'dev-5-0-img1' is not in image_splits"):
+        samples(tmp_path, "cirr")
+
+
 def test_files_without_an_extension(tmp_path: Path) -> None:
     put(tmp_path, "rock/README", b"x")
     with pytest.raises(MmclError, match="README: this name has no extension"):

@@ -60,7 +60,11 @@ def test_what_is_packed_is_what_was_put_in(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "annotation"),
-    [(name, i) for name in MINIATURES for i in range(2 if name in ("xtd10", "multi30k", "mnist", "fashion_iq") else 1)],
+    [
+        (name, i)
+        for name in MINIATURES
+        for i in range(2 if name in ("xtd10", "multi30k", "mnist", "fashion_iq", "cirr") else 1)
+    ],
 )
 def test_a_missing_annotation_is_named(name: str, annotation: int, tmp_path: Path) -> None:
     mini = MINIATURES[name](tmp_path)
