@@ -22,7 +22,17 @@ from mmcl.evaluators.labelled import (
     listed,
     training,
 )
-from mmcl.evaluators.probing import MAX_ITER, TOLERANCE, Probe, averaged, confused, held_out_score, judge_linear, shown
+from mmcl.evaluators.probing import (
+    MAX_ITER,
+    TOLERANCE,
+    Probe,
+    averaged,
+    confused,
+    few_threads,
+    held_out_score,
+    judge_linear,
+    shown,
+)
 from mmcl.evaluators.prompts import ClassVectors, Read, names_of, no_files, prompts_of, templates_of
 from mmcl.registry import Spec
 
@@ -200,7 +210,7 @@ def fit_from(
         loss.backward()
         return loss
 
-    with torch.enable_grad():
+    with torch.enable_grad(), few_threads(x.numel() * classes):
         solver.step(objective)
         objective()
     assert d.grad is not None

@@ -1,7 +1,8 @@
 """Linear probes: logistic regression on unit vectors, its regulariser chosen on a held-out part, and what it finds."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -106,9 +107,6 @@ def fit_logistic(data: Labelled, c: float, max_iter: int = MAX_ITER) -> Probe:
 
     With two classes it is scikit-learn's binary one: one vector w, the sigmoid of w x + b, and |w|^2 / 2.
 
-    A small problem is solved on one thread: where other work shares the cores, threads that wait for each other in
-    each of thousands of short steps are up to a hundred times slower.
-
     Args:
         data: every class must occur.
         c: C.
@@ -116,12 +114,11 @@ def fit_logistic(data: Labelled, c: float, max_iter: int = MAX_ITER) -> Probe:
     """
     from sklearn.exceptions import ConvergenceWarning  # slow to import
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter, tol=TOLERANCE)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        with threadpool_limits(1 if data.vectors.numel() * len(data.classes) < SMALL else None):
+        with few_threads(data.vectors.numel() * len(data.classes)):
             model.fit(data.vectors.double().numpy(), data.labels.numpy())
     ended = [w for w in told if issubclass(w.category, ConvergenceWarning)]
     for other in told:
@@ -132,6 +129,30 @@ def fit_logistic(data: Labelled, c: float, max_iter: int = MAX_ITER) -> Probe:
     if len(data.classes) == 2:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return Probe(weight.float(), bias.float(), not ended, int(model.n_iter_.max()))
+
+
+@contextmanager
+def few_threads(products: int) -> Iterator[None]:
+    """Solve a small problem on one thread.
+
+    Where other work shares the cores, threads that wait for each other in each of thousands of short steps are up to a
+    hundred times slower.
+
+    Args:
+        products: of one evaluation of the loss.
+    """
+    from threadpoolctl import threadpool_limits  # slow to import
+
+    if products >= SMALL:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def judge(scores: Float[Tensor, "items classes"], labels: Int[Tensor, " items"]) -> Judged:

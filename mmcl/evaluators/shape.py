@@ -71,7 +71,7 @@ def uniformity(x: Rows, unit: Unit, t: float = 2.0) -> Figure:
     and so a unit that is drawn twice makes none with its copy either: copies lie at distance 0, and would lift every
     resample above the value. Pairs are weighted by the product of how often the two units count.
 
-    The kernel is computed in fp32 in blocks, each time anew; no n x n matrix is kept.
+    The kernel is computed in fp64 in blocks, each time anew; no n x n matrix is kept.
 
     Args:
         x: unit vectors.
@@ -81,12 +81,11 @@ def uniformity(x: Rows, unit: Unit, t: float = 2.0) -> Figure:
     Reference:
         Wang and Isola, ICML 2020, section 4.1 (see `alignment`).
     """
-    rows = x.float()
+    rows = x.double()
     units = int(unit.max()) + 1
 
     def statistic(w: Tensor) -> Tensor:
         of = w[:, unit].double()
-        small = of.float()
         total = torch.zeros(len(w), dtype=torch.float64)
         for start in range(0, len(rows), ROWS):
             block = slice(start, start + ROWS)
@@ -94,7 +93,7 @@ def uniformity(x: Rows, unit: Unit, t: float = 2.0) -> Figure:
             kernel.masked_fill_(unit[block, None] == unit[None, start:], 0.0)
             inner = kernel[:, : kernel.shape[0]]
             inner.copy_(inner.triu())  # each pair once
-            total += (of[:, block] * (small[:, start:] @ kernel.T)).sum(1)
+            total += (of[:, block] * (of[:, start:] @ kernel.T)).sum(1)
         every = _group_sums(of, unit, units)
         pairs = (of.sum(1).square() - every.square().sum(1)) / 2
         return (total / pairs).log()

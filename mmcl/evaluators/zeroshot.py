@@ -19,6 +19,7 @@ from mmcl.evaluators.classified import (
     taken_for,
 )
 from mmcl.evaluators.groups import group_figures
+from mmcl.evaluators.labelled import listed
 from mmcl.evaluators.prompts import (
     Aggregate,
     ClassVectors,
@@ -226,7 +227,8 @@ class ZeroShot(Evaluator):
             near = did_you_mean(unknown[0], list(self.classes))
             raise MmclError(
                 f"labels of the data that are not among the {len(self.classes)} classes: {', '.join(unknown[:5])}"
-                f"{', ...' if len(unknown) > 5 else ''}{near}"
+                f"{', ...' if len(unknown) > 5 else ''}{near} The classes have the labels {listed(list(self.classes))}"
+                " (those of a list are numbered from 0)."
             )
 
     def _examples(self, items: Items, found: Found) -> list[Example]:

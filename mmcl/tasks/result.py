@@ -7,6 +7,8 @@ from typing import Any
 from mmcl.model import Encoder
 from mmcl.tasks.ready import ReadyVectors
 
+DIGITS = 10  # of a number that is told: those after depend on how many threads sum it
+
 
 class Result(dict[str, float]):
     """Metric -> number, ``n`` (items) and, where some could not be used, ``skipped``.
@@ -39,6 +41,15 @@ class Result(dict[str, float]):
     def of_json(cls, said: Mapping[str, Any]) -> "Result":
         """What `to_json` wrote."""
         return cls({name: value for name, value in said.items() if name != "about"}, said["about"])
+
+
+def rounded(value: Any) -> Any:
+    """The same with the digits that are told, so that they are the same on any number of threads and processes."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: rounded(one) for name, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def described(encoder: Encoder | None, ready: ReadyVectors | None) -> dict[str, Any]:

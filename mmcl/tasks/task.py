@@ -23,7 +23,7 @@ from mmcl.model import Encoder
 from mmcl.tasks.columns import Column
 from mmcl.tasks.items import read_items
 from mmcl.tasks.ready import ReadyVectors
-from mmcl.tasks.result import Result, described
+from mmcl.tasks.result import Result, described, rounded
 from mmcl.tasks.spec import TaskData, TaskSpec, find_spec, read_prompts
 from mmcl.tasks.store import VectorStore
 from mmcl.tasks.vectors import Prompts, Vectors
@@ -200,7 +200,7 @@ class Task:
     def _result(
         self, found: Findings, data: Embedded, bad: Sequence[Bad], samples: int, made_by: Vectors, wanted: bool
     ) -> Result:
-        numbers = values(found.figures)
+        numbers = rounded(values(found.figures))
         about = {
             "task": self.name,
             "title": self.spec.title,
@@ -211,10 +211,10 @@ class Task:
             "score": self.evaluator.score,
             **described(made_by.encoder, made_by.ready),
             "counts": {name: figure.n for name, figure in found.figures.items()},
-            "details": found.details,
+            "details": rounded(found.details),
         }
         if wanted:
-            about["intervals"] = {name: list(ends) for name, ends in intervals(found.figures).items()}
+            about["intervals"] = rounded(intervals(found.figures))
         skipped = samples - len(data.items)
         if skipped:
             about["skipped"] = {"samples": skipped, "bad": [one._asdict() for one in bad[:KEPT]]}

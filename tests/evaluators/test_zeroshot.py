@@ -231,3 +231,12 @@ def test_of_many_classes_those_with_the_most_mistakes_are_shown() -> None:
     table = confusion([f"c{i}" for i in range(100)], labels, found)
     assert len(table.classes) == 60
     assert {"c7", "c9"} <= set(table.classes)
+
+
+def test_who_gives_names_in_a_list_is_told_which_labels_they_have() -> None:
+    said = Items(["a", "b"], torch.arange(2), {"label": [["letter"], ["digit"]]})
+    evaluator = ZeroShot("image", ["letter", "digit"], ["{c}"])
+    with pytest.raises(
+        MmclError, match=r"2 classes: digit, letter\. The classes have the labels 0, 1 \(those of a list"
+    ):
+        evaluator.check(said)
