@@ -166,6 +166,7 @@ class Work:
             return False
         self._refuse(done, "holds a finished export of something else")
         self.plan = replace(self.plan, said={key: done[key] for key in self.plan.said})
+        shutil.rmtree(self._work, ignore_errors=True)  # of a process that was killed after its manifest
         return True
 
     def _refuse(self, other: Mapping[str, Any], how: str) -> None:

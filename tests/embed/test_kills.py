@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -85,6 +86,10 @@ def test_what_a_killed_process_leaves_is_made_again(
     (out / "picture_emb" / "picture_emb_0003.npy").write_bytes(b"old")  # between its files and its record
     (work / ".part_0005.json.partial").write_bytes(b'{"file')  # while it wrote the record
     (out / "metadata" / "metadata_0002.parquet").unlink()  # of a part that is whole, by somebody else
+    shutil.copytree(work, tmp_path / "kept")
+    embed(folder, out)
+    assert tree(out) == undisturbed
+    shutil.copytree(tmp_path / "kept", work)  # between the manifest and the end of all this
     embed(folder, out)
     assert tree(out) == undisturbed
     assert json.loads(undisturbed["manifest.json"])["parts"][-1]["number"] == 10
