@@ -139,13 +139,14 @@ def embedded_in_parts(model: nn.Module, rows: Mapping[str, Tensor], chunk: int |
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Modules in evaluation mode, and then each as it was."""
-    before = [module.training for module in modules]
-    for module in modules:
+    turned = [module for module in modules if any(part.training for part in module.modules())]  # to turn one takes long
+    before = [module.training for module in turned]
+    for module in turned:
         module.eval()
     try:
         yield
     finally:
-        for module, training in zip(modules, before, strict=True):
+        for module, training in zip(turned, before, strict=True):
             module.train(training)
 
 

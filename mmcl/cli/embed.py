@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from mmcl.data import Source
+    from mmcl.model import Encoder
 
 MANY = 0.1  # of the samples may be bad before it is said aloud
 
@@ -56,7 +57,6 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
 
     import mmcl
     from mmcl import distributed
-    from mmcl.data.source import Selector
     from mmcl.embed import embed_shards
     from mmcl.embed.quantize import known
     from mmcl.embed.quantize import quantize as quantized
@@ -66,14 +66,8 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
     encoder = mmcl.load(model, device=distributed.own_device(), weights=weights)
     recipe = _recipe(model)
     source = _source(model, recipe, shards, modalities)
-    for name, place in source.modalities.items():
-        if first and name not in encoder.modalities:
-            kept = "goes into the metadata as it is" if Selector.parse(place, name).is_text else "is not read"
-            print(f"note: the model has no tower for {name}, which {kept}.", file=sys.stderr)
-    if first and dims is not None and recipe is not None and "matryoshka" not in str(recipe["objective"]):
-        print(
-            "warning: no term of the recipe is matryoshka: first coordinates alone were not trained.", file=sys.stderr
-        )
+    if first:
+        _note(encoder, source, recipe, dims)
     finished = (out / "manifest.json").exists()
     manifest = embed_shards(
         encoder,
@@ -93,11 +87,38 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
         show=first,
     )
     if manifest is not None and first:
-        said = f"{manifest['samples']:,} samples, {', '.join(manifest['modalities'])}, {manifest['dim']} numbers each"
-        bad = sum(part["bad"] for part in manifest["parts"])
-        print(f"{said}; {bad:,} bad: {out}{' (it was finished before)' if finished else ''}", file=sys.stderr)
-        _warn_of_bad(manifest)
+        _tell(manifest, out, finished)
         quantized(out, kinds, lambda told: print(told, file=sys.stderr))
+
+
+def _note(encoder: "Encoder", source: "Source", recipe: dict[str, Any] | None, dims: int | None) -> None:
+    """Say what may not be what was meant."""
+    import sys
+
+    from mmcl.data.source import Selector
+
+    for name, place in source.modalities.items():
+        if name not in encoder.modalities:
+            kept = "goes into the metadata as it is" if Selector.parse(place, name).is_text else "is not read"
+            print(f"note: the model has no tower for {name}, which {kept}.", file=sys.stderr)
+    if dims is not None and recipe is not None and "matryoshka" not in str(recipe["objective"]):
+        print(
+            "warning: no term of the recipe is matryoshka: first coordinates alone were not trained.", file=sys.stderr
+        )
+
+
+def _tell(manifest: dict[str, Any], out: Path, finished: bool) -> None:
+    """Say what there is, and where much could not be used."""
+    import sys
+
+    said = f"{manifest['samples']:,} samples, {', '.join(manifest['modalities'])}, {manifest['dim']} numbers each"
+    bad = sum(part["bad"] for part in manifest["parts"])
+    print(f"{said}; {bad:,} bad: {out}{' (it was finished before)' if finished else ''}", file=sys.stderr)
+    for modality, count in manifest["bad"].items():
+        if modality in manifest["modalities"] and count > MANY * manifest["samples"]:
+            reason = next((one["reason"] for one in manifest["bad_samples"] if one["modality"] == modality), "unknown")
+            share = f"{modality}: {count:,} of {manifest['samples']:,} samples have no vector"
+            print(f"warning: {share}; the first one: {reason}. Are they where --modalities says?", file=sys.stderr)
 
 
 def _recipe(model: str) -> dict[str, Any] | None:
@@ -135,17 +156,6 @@ def _share(said: str) -> tuple[int, int]:
     if not (slash and index.isdecimal() and of.isdecimal()):
         raise MmclError(f"--parts {said!r}: say which of how many, as in 0/8 to 7/8.")
     return int(index), int(of)
-
-
-def _warn_of_bad(manifest: dict[str, Any]) -> None:
-    """Say it where much could not be used."""
-    import sys
-
-    for modality, count in manifest["bad"].items():
-        if modality in manifest["modalities"] and count > MANY * manifest["samples"]:
-            reason = next(one["reason"] for one in manifest["bad_samples"] if one["modality"] == modality)
-            share = f"{modality}: {count:,} of {manifest['samples']:,} samples have no vector"
-            print(f"warning: {share}; the first one: {reason}. Are they where --modalities says?", file=sys.stderr)
 
 
 def _places(said: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Parts on the machines of a Ray cluster: the same parts, claims and records, in actors that may die."""
 
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from mmcl.model import Encoder
 TOGETHER = 4  # parts of one call, between which nobody waits
 SHARES = 4  # calls an actor gets at least, so that none is left with the last parts alone
 POLL = 1.0  # seconds between looks at what is whole
+PATIENCE = 10.0  # seconds until a cluster must have answered
 TIMES = 10  # that Ray tries the same parts again where an actor dies over them
 AGAIN = {"max_restarts": -1, "max_task_retries": TIMES}
 
@@ -136,12 +138,22 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     """With a cluster: the caller's own connection, where there is one."""
     mine = not ray.is_initialized()
     if mine:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
-        except (ConnectionError, ValueError) as error:
-            raise MmclError(f"engine: ray: there is no cluster at {address}: {error}") from None
+        _reach(address)
+        ray.init(address=address, log_to_driver=False, logging_level="error")
     try:
         yield
     finally:
         if mine:
             ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """See that somebody listens at an address, for which Ray itself waits for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        except OSError as error:
+            raise MmclError(
+                f"engine: ray: no cluster answers at {address} ({error}); start one: ray start --head"
+            ) from None

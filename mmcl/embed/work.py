@@ -207,10 +207,11 @@ def told(out: Path) -> Iterator[None]:
     """What the system refuses, in words."""
     try:
         yield
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter of a file system without locks
+        reason = getattr(error, "strerror", None) or error
         raise MmclError(
-            f"{out} cannot be written: {error.strerror or error}. Mend that, or write to another folder; the same "
-            "command goes on with the parts that are whole."
+            f"{out} cannot be written: {reason}. Mend that, or write to another folder; the same command goes on with "
+            "the parts that are whole."
         ) from error
 
 

@@ -84,14 +84,33 @@ def test_eval_prints_a_table_or_json(
     assert "text_to_image/recall@10" in capsys.readouterr().out
 
 
-def test_embed_writes_and_never_overwrites(
+def test_embed_writes_once_and_never_over_something_else(
     run: Path, tmp_path: Path, glyphs: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    main(["embed", str(run), "--shards", str(glyphs.test), "--out", str(out)])
+    words = ["embed", str(run), "--shards", str(glyphs.test), "--out", str(out)]
+    main(words)
     assert "500 samples, image, text, 16 numbers each; 0 bad" in capsys.readouterr().err
-    assert (out / "manifest.json").is_file()
-    assert "holds a finished export" in fails(capsys, "embed", run, "--shards", glyphs.test, "--out", out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["opened"] == {"model": str(run.absolute()), "weights": None}
+    assert manifest["recipe"]["dim"] == 16
+    main(words)
+    assert "(it was finished before)" in capsys.readouterr().err
+    said = fails(capsys, *words, "--dims", "8")
+    assert "holds a finished export of something else: dim (16 before, 8 now)" in said
+    assert "warning: no term of the recipe is matryoshka" in said
+    assert "say which of how many, as in 0/8 to 7/8" in fails(capsys, *words, "--parts", "one")
+
+
+def test_embed_says_where_much_is_bad(
+    run: Path, tmp_path: Path, glyphs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["embed", str(run), "--shards", str(glyphs.test), "--modalities", "image=jpg;png,text=json:nothing"]
+    main([*words, "--out", str(tmp_path / "out"), "--parts", "0/1", "--dtype", "fp16", "--layout", "parquet"])
+    said = capsys.readouterr().err
+    assert "500 bad" in said
+    assert "warning: text: 500 of 500 samples have no vector; the first one: no text in JSON field 'nothing'" in said
+    assert [path.name for path in (tmp_path / "out" / "embeddings").iterdir()] == ["part_0000.parquet"]
 
 
 def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
