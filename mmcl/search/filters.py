@@ -149,9 +149,10 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _number(said: str) -> int | float:
     try:
-        return int(said)
+        number = int(said)
     except ValueError:
         return float(said)
+    return number if abs(number) < 2**63 else float(number)
 
 
 def _number_or_none(said: str | None) -> float | None:

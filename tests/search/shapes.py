@@ -1,4 +1,4 @@
-"""A small collection of three modalities to be searched: shapes in colours, tones, captions; the model has random weights."""
+"""A small collection of three modalities, to be searched: shapes, tones, captions; the model has random weights."""
 
 import io
 import json

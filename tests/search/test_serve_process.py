@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from mmcl.errors import MmclError
-from mmcl.search.serve import listening
+from mmcl.search import Collection
+from mmcl.search.serve import listening, serve
 from tests.search.served import Client, client_of
 from tests.search.shapes import made
 
@@ -28,8 +29,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(export: Path, port: int = 0) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "mmcl", "search", str(export), "--model", str(export.parent / "run")]
-    command += ["--serve", "--port", str(port)]
+    command = [sys.executable, "-m", "mmcl", "search", str(export), "--serve", "--port", str(port)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
@@ -99,14 +99,21 @@ def test_ctrl_c_ends_it_and_frees_its_port(process: "subprocess.Popen[str]", exp
     assert client.get("/").status == 200
     with socket.create_connection((client.host, client.port)):  # somebody who never asks does not hold it
         process.send_signal(signal.SIGINT)
-        told, _ = process.communicate(timeout=30)
+        told, _ = process.communicate(timeout=120)
     assert (process.returncode, told) == (0, "")
     with listening(client.host, client.port):
         taken = start(export, client.port)
-        told, _ = taken.communicate(timeout=60)
+        told, _ = taken.communicate(timeout=240)
     assert taken.returncode == 2
     assert f"port {client.port} of 127.0.0.1 cannot be had" in told
     assert "--port 0" in told
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "python_multipart"])
+def test_a_package_that_is_missing(export: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MmclError, match=rf"--serve needs {package}: pip install 'mmcl\[search\]'"):
+        serve(Collection.open(export))
 
 
 def test_hosts_and_ports_that_there_are_not() -> None:

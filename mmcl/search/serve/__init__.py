@@ -1,5 +1,6 @@
 """A local page over a collection: `mmcl search DIR --serve`."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ from mmcl.search.collection import Collection
 
 HOST, PORT = "127.0.0.1", 8707
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+ANY = ("0.0.0.0", "::")
 AT_ONCE = 512  # open connections; further ones are told to come again (503)
 GRACE = 5  # seconds that what is under way has after Ctrl-C
 
@@ -25,6 +27,7 @@ def serve(collection: Collection, host: str = HOST, port: int = PORT, say: Calla
         MmclError: the extra is not installed, the port is taken, or the collection cannot be searched.
     """
     try:
+        import python_multipart  # noqa: F401  # which starlette misses only when a form comes
         import uvicorn
 
         from mmcl.search.serve.app import application
@@ -36,18 +39,16 @@ def serve(collection: Collection, host: str = HOST, port: int = PORT, say: Calla
         address, taken = listener.getsockname()[:2]
         local = address in LOOPBACK
         app = application(collection, LOOPBACK if local else ("*",))
-        shown = f"[{address}]" if ":" in address else address
-        say(f"http://{shown}:{taken}/  (Ctrl-C ends it)")
+        reached = socket.gethostname() if address in ANY else f"[{address}]" if ":" in address else address
+        say(f"http://{reached}:{taken}/  (Ctrl-C ends it)")
         if not local:
             say("note: whoever reaches this machine can search, and see every picture and sound of the collection.")
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, lifespan="off", limit_concurrency=AT_ONCE,
             timeout_graceful_shutdown=GRACE,
         )  # fmt: skip
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn, having shut down, raises again
             uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn has shut down, and raises what it caught again
-            pass
 
 
 def listening(host: str, port: int) -> socket.socket:

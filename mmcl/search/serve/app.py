@@ -1,4 +1,4 @@
-"""What the local server answers: a page, searches, and the pictures and sounds of samples. Nothing else is reachable."""
+"""What the local server answers: a page, searches, pictures and sounds of samples; nothing else is reachable."""
 
 import json
 import math
@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
-import numpy as np
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
@@ -16,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -24,15 +23,15 @@ from mmcl.errors import MmclError
 from mmcl.report import template
 from mmcl.search.collection import Collection, Hit
 from mmcl.search.filters import Filter, fields
-from mmcl.search.query import Part, joined
+from mmcl.search.query import Part
 from mmcl.search.serve.asked import Asked, Piece, read
-from mmcl.search.serve.content import BINARY, SHOWN, content_type, names
+from mmcl.search.serve.content import SHOWN, content_type, names
 from mmcl.search.serve.described import described
 from mmcl.search.serve.guard import Guard
 
 READERS = 4  # threads that read pictures and sounds out of shards
-ALONE = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'"
-"""What a picture that is opened by itself may do: be seen."""
+ALONE = "sandbox allow-same-origin; default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'"
+"""What a picture or a sound that is opened by itself may do: be seen and heard, and run nothing."""
 KINDS = {"image": "picture", "audio": "sound"}
 T = TypeVar("T")
 
@@ -93,7 +92,7 @@ class Site:
 
     async def about(self, request: Request) -> Response:
         """What is known of the collection."""
-        return JSONResponse({"name": self.name, **self.said})
+        return _json({"name": self.name, **self.said})
 
     async def search(self, request: Request) -> Response:
         """The samples that are asked for."""
@@ -112,19 +111,20 @@ class Site:
         where = [Filter(one.column, one.op, one.value) for one in asked.where]
         if not asked.pieces:
             return self.collection.spread(asked.k, where)
-        vector = joined([(self._vector(piece, form), piece.weight) for piece in asked.pieces])
-        without = [piece.like for piece in asked.pieces if piece.like is not None]
+        likes = [(one.like, one.modality, one.weight) for one in asked.pieces if one.like is not None]
+        parts = [self._part(one, form) for one in asked.pieces if one.like is None]
+        ready = [(self.collection.like(row, modality), weight) for row, modality, weight in likes]
+        vector = self.collection.embed(parts, ready)
+        without = [row for row, _, _ in likes]
         return self.collection.search(vector, among=asked.among, k=asked.k, where=where, without=without)
 
-    def _vector(self, piece: Piece, form: FormData) -> np.ndarray:
-        if piece.like is not None:
-            return self.collection.like(piece.like, piece.modality)
-        if piece.text is not None:
-            kind = self.said["kinds"].get(piece.modality)
-            if kind in KINDS:
-                raise HTTPException(400, f"{piece.modality} is asked for by a {KINDS[kind]}, not by words.")
-            return self.collection.embed([Part(piece.modality, piece.text)])
-        return self.collection.embed([Part(piece.modality, self._uploaded(piece, form))])
+    def _part(self, piece: Piece, form: FormData) -> Part:
+        if piece.text is None:
+            return Part(piece.modality, self._uploaded(piece, form), piece.weight)
+        kind = self.said["kinds"].get(piece.modality)
+        if kind in KINDS:
+            raise HTTPException(400, f"{piece.modality} is asked for by a {KINDS[kind]}, not by words.")
+        return Part(piece.modality, piece.text, piece.weight)
 
     def _uploaded(self, piece: Piece, form: FormData) -> bytes:
         """The content of a file that was sent, which is what its modality takes.
@@ -195,9 +195,9 @@ def _ranged(data: bytes, kind: str, headers: dict[str, str], asked: str) -> Resp
     return Response(data[start:end], 206, told, kind)
 
 
-def _json(said: Mapping[str, Any]) -> Response:
+def _json(said: Mapping[str, Any], status: int = 200) -> Response:
     """An answer of strict JSON, whatever types metadata have."""
-    return Response(json.dumps(_plain(said), default=str, allow_nan=False), media_type="application/json")
+    return Response(json.dumps(_plain(said), default=str, allow_nan=False), status, media_type="application/json")
 
 
 def _plain(value: Any) -> Any:
@@ -210,9 +210,11 @@ def _plain(value: Any) -> Any:
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    answer = _json({"error": error.detail}, error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     """A defect: uvicorn prints where; the page says that there is something to be read."""
-    return JSONResponse({"error": "mmcl made a mistake, which the terminal tells more of."}, 500)
+    return _json({"error": "mmcl made a mistake, which the terminal tells more of."}, 500)

@@ -99,6 +99,7 @@ def checked(query: str | bytes) -> Asked:
     """
     try:
         said: Any = json.loads(query)
+        json.dumps(said, ensure_ascii=False).encode()  # half a character is none, and no library takes it
     except (ValueError, RecursionError):
         raise HTTPException(400, "the query is no JSON.") from None
     try:

@@ -1,5 +1,6 @@
 """What the page says of a collection: which model, how many samples, which indexes and why."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ def described(collection: Collection) -> dict[str, Any]:
     """Everything that does not change while it is served; opens the model and the indexes.
 
     Raises:
-        MmclError: an index cannot be made.
+        MmclError: no index can be made.
     """
     manifest = collection.vectors.manifest or {}
     asks, kinds, no_model = _asks(collection)
     for modality in collection.modalities:
         kinds.setdefault(modality, modality if modality in ORDER else "vector")
     model = collection.model
-    searched = sorted(collection.modalities, key=lambda one: ORDER.index(kinds[one]))
+    every = sorted(collection.modalities, key=lambda one: ORDER.index(kinds[one]))
+    searched, indexes = _indexes(collection, every)
     return {
         "samples": collection.samples,
         "dim": collection.vectors.dim,
@@ -34,8 +36,8 @@ def described(collection: Collection) -> dict[str, Any]:
         "asks": asks,
         "no_model": no_model,
         "kinds": kinds,
-        "shown": [m for m in searched if kinds[m] in ("image", "audio")],
-        "indexes": {m: getattr(collection.index(m), "why", "exact search") for m in collection.modalities},
+        "shown": [m for m in every if kinds[m] in ("image", "audio")],
+        "indexes": indexes,
         "columns": {name: str(kind) for name, kind in collection.columns.items()},
         "limits": {"upload": UPLOAD, "text": TEXT, "results": MOST},
     }
@@ -50,6 +52,20 @@ def _asks(collection: Collection) -> tuple[dict[str, list[str]], dict[str, str],
     else:
         told = "" if kinds else "Nothing says which model made these vectors; --model MODEL does."
     return {kind: [m for m, its in kinds.items() if its == kind] for kind in ASKED}, kinds, told
+
+
+def _indexes(collection: Collection, modalities: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Modalities that can be searched; and of all what their indexes are, or why there is none."""
+    searched, said = [], {}
+    for modality in modalities:
+        try:
+            said[modality] = collection.index(modality).why
+            searched.append(modality)
+        except MmclError as error:
+            said[modality] = str(error)
+    if not searched:
+        raise MmclError("\n".join(said.values()))
+    return searched, said
 
 
 def _short(model: str) -> str:

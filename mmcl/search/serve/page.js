@@ -172,6 +172,7 @@ async function search({ remember = true } = {}) {
 function fail(told) {
   $("error").textContent = told;
   $("error").hidden = false;
+  $("error").scrollIntoView({ block: "nearest" });
   status.textContent = "";
   hits.replaceChildren();
 }
@@ -203,18 +204,18 @@ function card(hit, index, ranked) {
   return element("li", { className: "hit" }, ...media(hit, name), body);
 }
 
-function media(hit, name) {
+function media(hit, name, preload = "none") {
   return Object.entries(hit.media).map(([modality, url]) => (kindOf(modality) === "image"
     ? picture(url, name)
-    : element("audio", { controls: true, preload: "none", src: url, "aria-label": `${modality} of ${name}` })));
+    : element("audio", { controls: true, preload, src: url, "aria-label": `${modality} of ${name}` })));
 }
 
 function open(hit, ranked) {
   const dialog = $("details"), name = hit.caption || hit.key;
-  const said = Object.fromEntries(Object.entries(hit.columns).filter(([column]) => !column.startsWith("has_"))); // is seen
+  const said = Object.fromEntries(Object.entries(hit.columns).filter(([column, value]) => value !== null && !column.startsWith("has_"))); // which is seen
   const there = about.searched.filter((modality) => hit.columns[`has_${modality}`] !== false);
   $("sample").replaceChildren(
-    ...media(hit, name),
+    ...media(hit, name, "metadata"),
     element("h2", { textContent: hit.key }),
     hit.caption ? element("p", { className: "caption", textContent: hit.caption }) : "",
     element("div", { className: "row" }, ...there.map((modality) => button(`More like its ${modality}`, () => { dialog.close(); like(hit, modality); }))),
