@@ -97,7 +97,7 @@ def recall(index: Index, vectors: Vectors, queries: np.ndarray, of: str, allowed
     """Recall@10 of searches as a user makes them, one query at a time."""
     scores, _ = nearest(vectors, "image", queries, K, allowed)
     asked = Held(of, np.full(len(queries), -1), queries, scores[:, -1], K)
-    found = [index.search(query, K, allowed) for query in queries]
+    found = [index.search(query, K + 1, allowed) for query in queries]  # the last one is not looked at
     shares = asked.shares((np.stack([s for s, _ in found]), np.stack([r for _, r in found])), vectors, "image")
     said = stated(shares)
     note = "" if allowed is None else f", {allowed.mean():.0%} of samples allowed"

@@ -137,8 +137,10 @@ class Collection:
 
     @property
     def first(self) -> str:
-        """The modality that is searched unless told: the first that is no text, or else the first."""
-        return next((one for one in self.modalities if not one.startswith("text")), self.modalities[0])
+        """The modality that is searched unless told: the model's first that is no text, or else the first."""
+        known = [one for one in (self.vectors.manifest or {}).get("modalities") or [] if one in self.modalities]
+        known = known or list(self.modalities)
+        return next((one for one in known if not one.startswith("text")), known[0])
 
     def embed(self, parts: Sequence[Part], ready: Sequence[tuple[np.ndarray, float]] = ()) -> np.ndarray:
         """The unit vector of one or several things that are looked for, (dim,) float32: the sum of theirs.

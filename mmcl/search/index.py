@@ -14,8 +14,8 @@ from mmcl.embed import Vectors
 from mmcl.embed.recall import blocks
 from mmcl.errors import MmclError
 from mmcl.files import replacing, write_json
-from mmcl.search.build import SEED, WANTED, Say, ask, ask_all, build, faiss_, widest
 from mmcl.search import plan as plans
+from mmcl.search.build import SEED, WANTED, Say, ask, ask_all, build, faiss_, widest
 from mmcl.search.plan import Plan, planned
 
 FOLDER = ".index"
@@ -67,11 +67,13 @@ class Index:
         k = min(k, count)
         if not k:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        asked, few = vector[None], allowed is not None and count <= plans.FLAT
-        width = min(math.ceil(self.about["width"] * len(self) / count), widest(self._plan))
-        scores, rows = (None, None) if few else ask(self._index, self._plan, asked, k, width, allowed)
-        if rows is None or (rows < 0).any():  # few, or none near where was looked
-            scores, rows = ask_all(self._index, self._plan, asked, k, allowed)
+        asked = vector[None]
+        if allowed is None or count > plans.FLAT:
+            width = min(math.ceil(self.about["width"] * len(self) / count), widest(self._plan))
+            scores, rows = ask(self._index, self._plan, asked, k, width, allowed)
+            if (rows >= 0).all():
+                return scores[0], rows[0]
+        scores, rows = ask_all(self._index, self._plan, asked, k, allowed)  # few, or too few near where was looked
         return scores[0], rows[0]
 
 

@@ -1,4 +1,4 @@
-"""Indexes: exact where they say so, as good as they say where not, with k results where there are k, and never stale."""
+"""Indexes: exact where they say so, as good as they say where not, k results where there are k, and never stale."""
 
 import json
 import os
