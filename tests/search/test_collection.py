@@ -157,13 +157,18 @@ def test_mistakes_are_told(collection: Collection, tmp_path: Path) -> None:
         collection.row("0007")
 
 
-def test_vectors_of_fewer_coordinates_are_asked_for_in_as_many(folder: Path) -> None:
+def test_tables_of_fewer_coordinates_are_searched_and_quantised(folder: Path) -> None:
     out = folder / "short"
-    main(["embed", str(folder / "run"), "--shards", str(folder / "shards"), "--out", str(out), "--dims", "8"])
+    more = ["--dims", "8", "--layout", "parquet", "--dtype", "fp16", "--quantize", "int8,binary"]
+    main(["embed", str(folder / "run"), "--shards", str(folder / "shards"), "--out", str(out), *more])
     short = Collection.open(out, device="cpu")
     vector = short.embed([Part("image", picture(COLOURS["blue"], "cross"))])
     assert vector.shape == (8,)
     assert short.search(vector, among="image", k=1)[0].score == pytest.approx(1, abs=1e-5)
+    said = json.loads((out / "manifest.json").read_text())["quantized"]
+    assert said["binary"]["audio"]["queries"] in ("image", "text")
+    assert 0 < said["int8"]["image"]["recall@10"]["low"] <= said["int8"]["image"]["rescored"]["recall"] <= 1
+    assert np.load(out / "quantized" / "binary" / "img_emb" / "img_emb_0000.npy").shape == (72, 1)
 
 
 def test_what_clip_retrieval_wrote_is_searched_by_a_model_that_is_named(tmp_path: Path, folder: Path) -> None:
