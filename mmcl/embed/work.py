@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mmcl.types import Bad
 
 MANIFEST = "manifest.json"
 OURS = ("*_emb/*.npy", "metadata/metadata_*.parquet", "embeddings/part_*.parquet")
+ATTEMPTS = 5
 BAD_LISTED = 10_000  # in the manifest; all of them are in the metadata
 
 
@@ -86,6 +87,10 @@ class Work:
                 lock.acquire(blocking=False)
             except filelock.Timeout:
                 return None
+            except FileNotFoundError:
+                if (self.out / MANIFEST).exists():  # just now, by another process
+                    return None
+                raise
             if not self.missing([number]):
                 lock.release()
                 return None
@@ -197,10 +202,18 @@ class Work:
     def _held(self) -> Iterator[None]:
         """Only one process at a time begins or ends an export."""
         with told(self.out):
-            self._work.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self._work / "plan.lock", thread_local=False).acquire()
+            lock = self._lock(ATTEMPTS)
         with lock, told(self.out):
             yield
+
+    def _lock(self, attempts: int) -> AbstractContextManager[Any]:
+        try:
+            self._work.mkdir(parents=True, exist_ok=True)
+            return filelock.FileLock(self._work / "plan.lock", thread_local=False).acquire()
+        except FileNotFoundError:  # another process has ended the export, and removed the folder, in between
+            if attempts == 1:
+                raise
+            return self._lock(attempts - 1)
 
 
 @contextmanager
