@@ -53,7 +53,7 @@ class Vectors:
             raise MmclError(f"{self.folder} is not finished; make the same `mmcl embed` again, which goes on there.")
         arrays = {path.name.removesuffix("_emb"): path for path in sorted(self.folder.glob("*_emb")) if path.is_dir()}
         self._tables = _files(self.folder / ("metadata" if arrays else "embeddings"), ".parquet")
-        counts = [pq.read_metadata(path).num_rows for path in self._tables]
+        counts = [_rows_of(path) for path in self._tables]
         self.samples = sum(counts)
         if arrays:
             self._parts = {MODALITIES.get(name, name): _of_arrays(path) for name, path in arrays.items()}
@@ -76,8 +76,10 @@ class Vectors:
         """What made the vectors, where an export of ours says it."""
         try:
             said = json.loads((self.folder / "manifest.json").read_text())
-        except (OSError, ValueError):
+        except OSError:
             return None
+        except ValueError:
+            raise MmclError(f"{self.folder}/manifest.json is damaged: it is no JSON. Restore it.") from None
         return said if isinstance(said, dict) else None
 
     def parts(self, modality: str) -> Iterator[np.ndarray]:
@@ -98,9 +100,10 @@ class Vectors:
         Raises:
             MmclError: there is no such modality, or no such row.
         """
-        parts, wanted = self._of(modality), np.asarray(rows, np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.samples:
+        parts, wanted = self._of(modality), np.asarray(rows)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.samples:  # before they need 64 bits
             raise MmclError(f"{self.folder} has rows 0 to {self.samples - 1}; got {wanted.min()} to {wanted.max()}.")
+        wanted = wanted.astype(np.int64)
         found = np.empty((len(wanted), self.dim), np.float32)
         ends = np.cumsum([part.shape[0] for part in parts])
         of = np.searchsorted(ends, wanted, side="right")
@@ -179,6 +182,13 @@ def _mapped(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise MmclError(f"{path} cannot be read as an array ({error}); it was cut, or is something else.") from None
+
+
+def _rows_of(path: Path) -> int:
+    try:
+        return pq.read_metadata(path).num_rows
+    except pa.ArrowInvalid as error:
+        raise MmclError(f"{path} cannot be read as a table ({error}); it was cut, or is something else.") from None
 
 
 def _listed(path: Path, column: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -61,6 +61,7 @@ class Work:
         self.out, self.plan, self._work = out, plan, out / WORK
         self._claims: dict[int, Claim] = {}
         if not self._is_finished():
+            self._refuse_others()
             with self._held():
                 if not self._is_finished():
                     self._begin()
@@ -147,14 +148,19 @@ class Work:
             shutil.rmtree(self._work, ignore_errors=True)
         return manifest
 
+    def _refuse_others(self) -> None:
+        """Leave a folder as it is that holds vectors which nobody here makes."""
+        left = next(
+            (path for pattern in OURS for path in self.out.glob(pattern)), None
+        )  # before the plan is looked for
+        if left is not None and _json(self._work / "plan.json") is None and self.manifest() is None:
+            taken = left.relative_to(self.out)
+            raise MmclError(f"{self.out} holds {taken}, which would be overwritten; write to another folder.")
+
     def _begin(self) -> None:
         """Write the plan, or go on with one that is there."""
         begun = _json(self._work / "plan.json")
         if begun is None:
-            ours = (path for pattern in OURS for path in self.out.glob(pattern))
-            if (left := next(ours, None)) is not None:
-                taken = left.relative_to(self.out)
-                raise MmclError(f"{self.out} holds {taken}, which would be overwritten; write to another folder.")
             write_json(self._work / "plan.json", dict(self.plan.said))
             return
         self._refuse(begun, "was begun otherwise")

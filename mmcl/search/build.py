@@ -109,7 +109,7 @@ def build(vectors: Vectors, modality: str, plan: Plan, say: Say) -> tuple[Any, d
     if plan.bytes > 0.9 * free:
         raise MmclError(
             f"{vectors.folder}: an index of {plan.vectors:,} vectors of {modality} takes {plan.bytes / 1e9:.1f} GB of "
-            f"memory, and {free / 1e9:.1f} GB are free. Embed with fewer numbers a vector (--dim), or search it on a "
+            f"memory, and {free / 1e9:.1f} GB are free. Embed with fewer numbers a vector (--dims), or search it on a "
             "larger machine; its .index folder can be copied back."
         )
     began = time.monotonic()

@@ -155,17 +155,21 @@ class Collection:
         return self._questions.vector(parts, ready)
 
     def row(self, key: str) -> int:
-        """Number of the sample of a key.
+        """Number of the sample of a key: the first one, and a note, where shards share it.
 
         Raises:
             MmclError: there is none.
         """
-        column = self.metadata.table.column(self._key)
-        found = pc.index(column, pa.scalar(key, column.type)).as_py() if pa.types.is_string(column.type) else -1
-        if found < 0:
+        column = self.metadata.table.column(self._key).cast(pa.large_string())  # of which other writers have many types
+        said = key.encode(errors="replace").decode()  # what was no UTF-8 at the keyboard is in no column
+        found = pc.call_function("indices_nonzero", [pc.call_function("equal", [column, said])])
+        if not len(found):
             keys = map(str, column.slice(0, 10_000).to_pylist())
             raise MmclError(f"{self.vectors.folder} has no sample {key!r}{did_you_mean(key, keys)}")
-        return found
+        row = found[0].as_py()
+        if len(found) > 1:
+            self._say(f"note: {len(found)} samples are called {key}; row {row}, the first of them, is taken.")
+        return row
 
     def like(self, row: int, modality: str) -> np.ndarray:
         """The unit vector of a sample of the export, to search for more like it: (dim,) float32.
@@ -241,7 +245,7 @@ class Collection:
         if not 0 <= row < self.samples:
             raise MmclError(f"{self.vectors.folder} has rows 0 to {self.samples - 1}; got {row}.")
         table = self.metadata.table
-        shard = table.column("shard")[row].as_py() if "shard" in table.column_names else -1
+        shard = _number(table.column("shard")[row].as_py()) if "shard" in table.column_names else -1
         return self._originals.read(shard, self._keyed(row), modality)
 
     @property
@@ -263,10 +267,15 @@ class Collection:
             Hit(
                 row=int(row),
                 key=str(one[key]),
-                shard=-1 if one.get("shard") is None else int(one["shard"]),
+                shard=_number(one.get("shard")),
                 score=float(score),
                 caption=one.get("caption"),
                 columns={name: value for name, value in one.items() if name not in (*KEYS, "shard", "caption")},
             )
             for row, score, one in zip(rows, scores, said, strict=True)
         ]
+
+
+def _number(shard: Any) -> int:
+    """Number of a shard; -1 where a column of this name, which others wrote, says something else."""
+    return shard if isinstance(shard, int) else -1

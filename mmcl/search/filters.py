@@ -43,7 +43,7 @@ class Filter(NamedTuple):
                 f"{said!r} is no condition; write one as in script=GREEK, width>=200, width<=400 or 'caption contains "
                 "hat'."
             )
-        return cls(*found.groups())  # type: ignore[arg-type]  # the expression names the operators
+        return cls(*map(_text, found.groups()))  # type: ignore[arg-type]  # the expression names the operators
 
 
 class Metadata:

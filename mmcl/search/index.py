@@ -112,7 +112,7 @@ def open_index(vectors: Vectors, modality: str, say: Say = lambda told: None) ->
 def _stored(path: Path, vectors: Vectors, modality: str, made_of: str) -> Index | None:
     """The index that lies there, where it is whole and made of these vectors."""
     faiss = faiss_()
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RuntimeError, MemoryError):
         about = json.loads(path.with_suffix(".json").read_bytes())
         if about["made_of"] == made_of and about["bytes"] == path.stat().st_size:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)  # what is searched is read, and nothing else

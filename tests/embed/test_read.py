@@ -116,3 +116,15 @@ def test_a_cut_array_is_told(tmp_path: Path, folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(MmclError, match="voice_emb_0002.npy cannot be read as an array"):
         Vectors(tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+def test_a_cut_table_and_a_damaged_manifest_are_told(tmp_path: Path, folder: Path, content: bytes) -> None:
+    embed(folder, tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_bytes(content)
+    with pytest.raises(MmclError, match=r"manifest.json is damaged"):  # and not taken for an export of others
+        Vectors(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()
+    (tmp_path / "out" / "metadata" / "metadata_0000.parquet").write_bytes(content)
+    with pytest.raises(MmclError, match=r"metadata_0000.parquet cannot be read as a table"):
+        Vectors(tmp_path / "out")

@@ -63,6 +63,7 @@ def test_files_of_somebody_else_are_never_overwritten(folder: Path, tmp_path: Pa
     with pytest.raises(MmclError, match="holds img_emb/img_emb_0.npy, which would be overwritten"):
         embed(folder, tmp_path)
     assert (tmp_path / "img_emb" / "img_emb_0.npy").read_bytes() == b"mine"
+    assert set(tree(tmp_path)) == {"img_emb/img_emb_0.npy"}  # nor does the folder look unfinished
 
 
 def test_a_damaged_plan_is_told(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import mmcl
@@ -228,3 +229,39 @@ def test_captions_do_not_steer_the_terminal(tmp_path: Path, capsys: pytest.Captu
 def test_the_package_needs_no_faiss_to_be_imported() -> None:
     code = "import sys; sys.modules['faiss'] = None; import mmcl.search, mmcl.cli.search"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.int64()])
+def test_keys_are_found_whatever_type_their_writer_gave_them(tmp_path: Path, kind: pa.DataType) -> None:
+    export(tmp_path / "e", {"image": clustered(300)}, part=300)
+    file = tmp_path / "e" / "metadata" / "metadata_0000.parquet"  # pandas 3 and polars write large strings
+    keys = [str(1000 + row) for row in range(300)]
+    column = pa.array(keys).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(keys).cast(kind)
+    pq.write_table(pa.table({"image_path": column, "shard": ["train-0"] * 300}), file)
+    opened = Collection.open(tmp_path / "e")
+    assert opened.row("1007") == 7
+    with pytest.raises(MmclError, match="has no sample '7'"):
+        opened.row("7")
+    with pytest.raises(MmclError, match="has no sample"):
+        opened.row("\udcff")  # no UTF-8 at the keyboard
+    (hit,) = opened.search(opened.like(7, "image"), among="image", k=1)
+    assert (hit.row, hit.key, hit.shard) == (7, "1007", -1)  # their column `shard` is no number of ours
+    with pytest.raises(MmclError, match="nothing says where the shards lie"):
+        opened.media(7, "image")
+
+
+def test_a_key_that_shards_share_is_told(tmp_path: Path) -> None:
+    export(tmp_path / "e", {"image": clustered(4)})
+    file = tmp_path / "e" / "metadata" / "metadata_0000.parquet"
+    pq.write_table(pa.table({"key": ["a", "b", "c", "b"]}), file)
+    said: list[str] = []
+    assert Collection.open(tmp_path / "e", say=said.append).row("b") == 1
+    assert said == ["note: 2 samples are called b; row 1, the first of them, is taken."]
+    assert Collection.open(tmp_path / "e", say=said.append).row("c") == 2
+    assert len(said) == 1
+
+
+def test_a_row_of_more_than_64_bits_is_told(tmp_path: Path) -> None:
+    export(tmp_path / "e", {"image": clustered(4)})
+    with pytest.raises(MmclError, match="has rows 0 to 3; got"):
+        Collection.open(tmp_path / "e").like(2**80, "image")

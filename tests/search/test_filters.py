@@ -101,3 +101,10 @@ def test_a_dictionary_of_texts_is_texts() -> None:
 def test_mistakes_are_told(said: str, told: str) -> None:
     with pytest.raises(MmclError, match=told):
         Metadata(TABLE).meeting([Filter.parse(said)])
+
+
+def test_what_was_no_utf8_at_the_keyboard_is_looked_for_in_vain() -> None:
+    texts = Metadata(pa.table({"caption": ["hat", None]}))
+    for said in ("caption=\udcff", "caption contains \udcff", "caption<=\udcff"):
+        assert Filter.parse(said).value.encode() == b"?"
+        assert texts.meeting([Filter.parse(said)]).sum() == 0

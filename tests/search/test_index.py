@@ -146,7 +146,9 @@ def test_an_index_is_kept_and_made_anew_when_what_it_is_made_of_has_changed(tmp_
     assert index.search(rows[0], 1)[1] == [699]
 
 
-@pytest.mark.parametrize("damage", ["cut", "no words", "words of another", "no faiss file"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "zeros", "rows that are not there", "no words", "words of another", "no faiss file"]
+)
 def test_an_index_that_is_not_whole_is_made_anew(tmp_path: Path, damage: str) -> None:
     rows = clustered(300)
     vectors = export(tmp_path / "e", {"image": rows})
@@ -156,6 +158,10 @@ def test_an_index_that_is_not_whole_is_made_anew(tmp_path: Path, damage: str) ->
     whole = file.read_bytes()
     if damage == "cut":
         file.write_bytes(whole[:1000])
+    elif damage == "zeros":  # as after a power cut
+        file.write_bytes(bytes(len(whole)))
+    elif damage == "rows that are not there":
+        file.write_bytes(whole[:-8] + (10**12).to_bytes(8, "little"))
     elif damage == "no words":
         words.write_text("")
     elif damage == "words of another":
