@@ -65,7 +65,7 @@ def towers(dropout: float = 0.0, frozen: str | None = None, norm: bool = False) 
 def data(dtype: torch.dtype = torch.float64, own: slice = slice(0, ROWS)) -> tuple[dict[str, Tensor], Batch]:
     """Rows of a process and its batch. Audio is missing on the first process, and in first and last chunks."""
     torch.manual_seed(1)
-    rows = {name: torch.randn(ROWS, WIDTH, dtype=dtype) for name in NAMES}
+    rows = {name: torch.randn(ROWS, WIDTH).to(dtype) for name in NAMES}  # the same numbers in any precision
     present = {name: torch.ones(ROWS, dtype=torch.bool) for name in NAMES}
     present["audio"][:9] = False
     present["audio"][14:] = False
@@ -132,8 +132,7 @@ def test_gradients_are_those_of_the_whole_batch(name: str) -> None:
     for size in (1, 2, 3, 4, 8):
         found = in_chunks(name, size, towers().double(), torch.float64)
         compare(found, expected, rtol=1e-10, atol=1e-12)
-    expected = at_once(name, towers(), torch.float32)
-    for size in (1, 4):
+    for size in (1, 4):  # in fp32: as near to what is exact, wherever a machine rounds
         for key, value in in_chunks(name, size, towers(), torch.float32).items():
             assert (value - expected[key]).norm() <= 1e-5 * expected[key].norm(), key
 
