@@ -89,6 +89,10 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
     if manifest is not None and first:
         _tell(manifest, out, finished)
         quantized(out, kinds, lambda told: print(told, file=sys.stderr))
+    elif kinds and first:
+        print(
+            "note: --quantize is done by the command that makes the last part; say it there as well.", file=sys.stderr
+        )
 
 
 def _note(encoder: "Encoder", source: "Source", recipe: dict[str, Any] | None, dims: int | None) -> None:

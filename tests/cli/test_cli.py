@@ -113,6 +113,21 @@ def test_embed_says_where_much_is_bad(
     assert [path.name for path in (tmp_path / "out" / "embeddings").iterdir()] == ["part_0000.parquet"]
 
 
+def test_whoever_makes_the_last_part_quantises(
+    run: Path, tmp_path: Path, glyphs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, words = tmp_path / "out", ["embed", str(run), "--shards", str(glyphs.test), "--part-size", "300"]
+    words += ["--out", str(out), "--quantize", "int8"]
+    main([*words, "--parts", "1/2"])
+    said = capsys.readouterr().err
+    assert "1 part of other jobs are left" in said
+    assert "--quantize is done by the command that makes the last part" in said
+    assert not (out / "quantized").exists()
+    main([*words, "--parts", "0/2"])
+    assert "int8 of image: recall@10" in capsys.readouterr().err
+    assert set(json.loads((out / "manifest.json").read_text())["quantized"]) == {"int8"}
+
+
 def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["recipes"])
     assert "glyphs/clip_tiny" in capsys.readouterr().out
