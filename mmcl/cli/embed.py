@@ -53,8 +53,6 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
         address: of the Ray cluster, as in ray://HEAD:10001; the one that is there unless told.
         quantize: int8, binary or int8,binary: the finished export in fewer bits as well, and what each loses of recall.
     """
-    import sys
-
     import mmcl
     from mmcl import distributed
     from mmcl.embed import embed_shards
@@ -88,41 +86,39 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
     )
     if manifest is not None and first:
         _tell(manifest, out, finished)
-        quantized(out, kinds, lambda told: print(told, file=sys.stderr))
+        quantized(out, kinds, _say)
     elif kinds and first:
-        print(
-            "note: --quantize is done by the command that makes the last part; say it there as well.", file=sys.stderr
-        )
+        _say("note: --quantize is done by the command that makes the last part; say it there as well.")
+
+
+def _say(told: str) -> None:
+    import sys
+
+    print(told, file=sys.stderr)
 
 
 def _note(encoder: "Encoder", source: "Source", recipe: dict[str, Any] | None, dims: int | None) -> None:
     """Say what may not be what was meant."""
-    import sys
-
     from mmcl.data.source import Selector
 
     for name, place in source.modalities.items():
         if name not in encoder.modalities:
             kept = "goes into the metadata as it is" if Selector.parse(place, name).is_text else "is not read"
-            print(f"note: the model has no tower for {name}, which {kept}.", file=sys.stderr)
+            _say(f"note: the model has no tower for {name}, which {kept}.")
     if dims is not None and recipe is not None and "matryoshka" not in str(recipe["objective"]):
-        print(
-            "warning: no term of the recipe is matryoshka: first coordinates alone were not trained.", file=sys.stderr
-        )
+        _say("warning: no term of the recipe is matryoshka: first coordinates alone were not trained.")
 
 
 def _tell(manifest: dict[str, Any], out: Path, finished: bool) -> None:
     """Say what there is, and where much could not be used."""
-    import sys
-
     said = f"{manifest['samples']:,} samples, {', '.join(manifest['modalities'])}, {manifest['dim']} numbers each"
     bad = sum(part["bad"] for part in manifest["parts"])
-    print(f"{said}; {bad:,} bad: {out}{' (it was finished before)' if finished else ''}", file=sys.stderr)
+    _say(f"{said}; {bad:,} bad: {out}{' (it was finished before)' if finished else ''}")
     for modality, count in manifest["bad"].items():
         if modality in manifest["modalities"] and count > MANY * manifest["samples"]:
             reason = next((one["reason"] for one in manifest["bad_samples"] if one["modality"] == modality), "unknown")
             share = f"{modality}: {count:,} of {manifest['samples']:,} samples have no vector"
-            print(f"warning: {share}; the first one: {reason}. Are they where --modalities says?", file=sys.stderr)
+            _say(f"warning: {share}; the first one: {reason}. Are they where --modalities says?")
 
 
 def _recipe(model: str) -> dict[str, Any] | None:

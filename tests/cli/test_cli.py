@@ -310,6 +310,7 @@ def test_debug_shows_the_traceback() -> None:
         main(["train", "nothing", "--debug"])
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_one_progress_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a real pseudo-terminal, a progress bar with the loss; no plain lines."""
     import os

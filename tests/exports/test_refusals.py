@@ -108,6 +108,7 @@ def test_the_temperature_goes_with_it(
     assert note in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_adapters_become_weights(untrained: Callable[..., Path], tmp_path: Path) -> None:
     run = untrained("towers.image.policy={name: lora, rank: 2}", "towers.image.weights=random")
     path = next((run / "checkpoints").glob("*/weights.safetensors"))

@@ -28,6 +28,7 @@ def broken(tmp_path: Path, glyphs: Any) -> Callable[[int], Path]:
     return make
 
 
+@pytest.mark.slow
 def test_too_many_bad_samples_stop_the_run_which_can_go_on(
     tmp_path: Path, tiny: Callable[..., Recipe], broken: Callable[[int], Path]
 ) -> None:

@@ -191,6 +191,7 @@ def test_a_fetch_that_is_killed_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     assert fetch(URL, other, whatever, resume=True, patience=QUICK) is None  # another process of the machine
 
 
+@pytest.mark.slow
 def test_a_run_that_had_no_checkpoint_yet_begins_again_on_another_machine(
     tmp_path: Path, tiny: Callable[..., Recipe], memory: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

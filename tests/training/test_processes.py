@@ -123,7 +123,11 @@ def extras() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What else is known of all rows, vectors of teachers (two wider than the students) and a grade, and who has it."""
     vectors, present, _ = whole_batch()
     wide = {f"teacher.{m}": torch.cat([vectors[m], torch.randn(ROWS, 3)], 1) for m in ("text", "image")}
-    known = {**wide, "teacher.audio": torch.randn(ROWS, DIM, dtype=torch.float64), "grade": torch.rand(ROWS, dtype=torch.float64) + 1}
+    known = {
+        **wide,
+        "teacher.audio": torch.randn(ROWS, DIM, dtype=torch.float64),
+        "grade": torch.rand(ROWS, dtype=torch.float64) + 1,
+    }
     everywhere = {name: torch.ones(ROWS, dtype=torch.bool) for name in known}
     return known, everywhere | {"teacher.image": torch.arange(ROWS) != 4, "teacher.text": present["text"]}
 

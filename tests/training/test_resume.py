@@ -172,6 +172,7 @@ def test_a_run_that_came_to_anything_is_not_touched(tmp_path: Path, tiny: Callab
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_has_only_begun_is_not_touched(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
     run = failed(tiny(tmp_path / "run"))
     with (

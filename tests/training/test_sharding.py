@@ -134,6 +134,7 @@ def same(run: Path, other: Path) -> None:
     assert [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)] == []
 
 
+@pytest.mark.slow
 def test_sharded_runs_are_the_run_on_one_process(shards: Path, tmp_path: Path) -> None:
     """With texts and pictures that all have, and a modality that a process, a part or all of a batch have not."""
     everything = {"clip_norm": 0.5, "ema": {"decay": 0.9, "evaluate": True}}

@@ -33,6 +33,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
     monkeypatch.setattr(Learner, "update", signalled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_saves_and_stops_and_nothing_differs_afterwards(
     tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, number: int
