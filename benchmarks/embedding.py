@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from figures import Figure, spread
+from figures import Figure, main, spread
 from peers import CACHE, interpreter
 from pictures import PER_SHARD, shards
 from safetensors.torch import save_file
@@ -153,19 +153,5 @@ def figures(args: argparse.Namespace) -> Iterator[Figure]:
             yield from memory(args, Path(folder))
 
 
-def main() -> None:
-    """See above."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=MODELS, help="one of the models")
-    parser.add_argument("--quick", action="store_true", help="an eighth of the shards, to see that it works")
-    parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where environments and shards are")
-    args = parser.parse_args()
-    found = [figure.shown().record() for figure in figures(args)]
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, MODELS, "an eighth of the shards", figures, CACHE)

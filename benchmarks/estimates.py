@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import resident
 import torch
 from figures import Figure
 from PIL import Image
@@ -26,12 +27,11 @@ def peak(recipe: str, *overrides: str) -> None:
     loaded = load_recipe(recipe, overrides)
     learner = Learner(loaded)
     batches = iter(make_stream(loaded, learner.model))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = kilobytes("VmRSS")
+    before = resident.begin()
     for _ in range(3):
         learner.backward(next(batches))
         learner.update()
-    print((kilobytes("VmHWM") - before) / 1024, flush=True)
+    print(resident.above(before), flush=True)
     os._exit(0)  # threads may still read
 
 
@@ -75,12 +75,6 @@ def estimate(quick: bool) -> Iterator[Figure]:
             yield Figure(f"memory above the weights: {name}", real, "MB")
             yield Figure("  as --dry-run estimates it", said, "MB")
             yield Figure("  estimate / real", said / real, "x")
-
-
-def kilobytes(name: str) -> int:
-    """A line of this process's status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from figures import Figure, spread
+from figures import Figure, main, spread
 from peers import CACHE, interpreter
 from scorers import write_case
 
@@ -123,19 +123,5 @@ def figures(args: argparse.Namespace) -> Iterator[Figure]:
     yield Figure("load of the machine at the end", os.getloadavg()[0], "")
 
 
-def main() -> None:
-    """See above."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=CASES, help="one of the figures")
-    parser.add_argument("--quick", action="store_true", help="a tenth of everything, to see that it works")
-    parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where the environments are")
-    args = parser.parse_args()
-    found = [figure.shown().record() for figure in figures(args)]
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, CASES, "a tenth of everything", figures, CACHE)

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import resident
+
 Case = dict[str, Any]
 Run = Callable[[], dict[str, Any]]
 """An export, and what it says of itself: `samples`, perhaps `seconds`."""
@@ -112,12 +114,6 @@ def cpu() -> float:
     return sum(one.ru_utime + one.ru_stime for one in both)
 
 
-def megabytes(name: str) -> float:
-    """A line of this process's status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
-
-
 def main() -> None:
     """See above."""
     side, case = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
@@ -125,10 +121,9 @@ def main() -> None:
     made = {"mmcl": of_mmcl, "forward": of_forward, "clip_retrieval": of_clip_retrieval}[side]
     with contextlib.redirect_stdout(sys.stderr):
         run = made(case)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before, wall, used = megabytes("VmRSS"), time.perf_counter(), cpu()
+        before, wall, used = resident.begin(), time.perf_counter(), cpu()
         said = run()
-        record = {"seconds": time.perf_counter() - wall, "cpu": cpu() - used, "peak": megabytes("VmHWM") - before}
+        record = {"seconds": time.perf_counter() - wall, "cpu": cpu() - used, "peak": resident.above(before)}
     print(json.dumps({**record, **said}))
 
 

@@ -1,7 +1,11 @@
-"""One line of a benchmark's table."""
+"""One line of a benchmark's table, and the command line of what is measured beside a peer."""
 
+import argparse
+import json
 import statistics
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -40,3 +44,31 @@ def spread(name: str, values: list[float], unit: str, goal: float | None = None,
     """The median of some runs."""
     said = f"{min(values):.3g} to {max(values):.3g} in {len(values)}"
     return Figure(name, statistics.median(values), unit, goal, more, said)
+
+
+def main(
+    about: str | None,
+    only: Iterable[str],
+    quick: str,
+    figures: Callable[[argparse.Namespace], Iterator[Figure]],
+    cache: Path,
+) -> None:
+    """The command line of a script that measures mmcl and a peer in turns.
+
+    Args:
+        about: what the script says of itself.
+        only: names of which one can be asked for.
+        quick: what ``--quick`` does.
+        figures: all of them, of ``only``, ``quick``, ``pairs`` and ``cache``.
+        cache: folder of environments and data, unless told.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=list(only), help="one of them")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}, to see that it works")
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--cache", type=Path, default=cache, help="where environments and data are")
+    args = parser.parse_args()
+    found = [figure.shown().record() for figure in figures(args)]
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -200,17 +200,12 @@ def their_name(metric: str) -> str:
 
 def timed(measure: Callable[[], dict[str, float]]) -> dict[str, Any]:
     """The record of one measurement."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, wall, cpu = megabytes("VmRSS"), time.perf_counter(), time.process_time()
+    import resident  # where this is a script
+
+    before, wall, cpu = resident.begin(), time.perf_counter(), time.process_time()
     metrics = measure()
     took = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    return {"metrics": metrics, **took, "peak": megabytes("VmHWM") - before}
-
-
-def megabytes(name: str) -> float:
-    """A line of this process's status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+    return {"metrics": metrics, **took, "peak": resident.above(before)}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import resident
 import torch
 from estimates import estimate
 from figures import Figure
@@ -57,8 +58,7 @@ def step(batch: int, chunk: int | None) -> None:
     }
     present = {name: torch.ones(batch, dtype=torch.bool) for name in NAMES}
     data = Batch({}, present, [str(i) for i in range(batch)], torch.arange(batch), batch, 0, [])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = kilobytes("VmRSS")
+    before = resident.begin()
     for _ in range(2):
         for parameter in parameters:
             parameter.grad.zero_()
@@ -68,13 +68,7 @@ def step(batch: int, chunk: int | None) -> None:
         if chunks is not None:
             chunks.backward()
         optimizer.step()
-    print((kilobytes("VmHWM") - before) / 1024)
-
-
-def kilobytes(name: str) -> int:
-    """A line of this process's status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    print(resident.above(before))
 
 
 def raised(batch: int, chunk: int | None) -> float:

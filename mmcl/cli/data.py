@@ -307,6 +307,7 @@ def index(*shards: str, sha256: bool = False, processes: int | None = None) -> N
 def _sources(shards: tuple[str, ...], modality: list[str] | None, recipe: str | None) -> "list[Source]":
     from mmcl.data import Source
     from mmcl.data.check import guess
+    from mmcl.data.source import said_places
 
     if bool(shards) == bool(recipe) or (recipe and modality):
         raise MmclError("say which shards, with --modality NAME=WHERE where need be, or --recipe RECIPE.")
@@ -318,11 +319,7 @@ def _sources(shards: tuple[str, ...], modality: list[str] | None, recipe: str | 
         source = guess(shards)
         print(f"modalities, as the members suggest: {source.modalities}", file=sys.stderr)
         return [source]
-    pairs = [pair.strip().partition("=") for one in modality for pair in one.split(",")]
-    said = {name: where for name, _, where in pairs}
-    if not all(said.values()):
-        raise MmclError(f"--modality is NAME=WHERE, as in image=jpg;png; got {' '.join(modality)}.")
-    return [Source(shards=list(shards), modalities=said)]
+    return [Source(shards=list(shards), modalities=said_places(modality, "--modality"))]
 
 
 def _note(file: "BinaryIO | None", content: dict[str, Any]) -> None:

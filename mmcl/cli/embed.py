@@ -133,10 +133,11 @@ def _recipe(model: str) -> dict[str, Any] | None:
 def _source(model: str, recipe: dict[str, Any] | None, shards: str, modalities: str | None) -> "Source":
     """The shards, and where the modalities lie in them."""
     from mmcl.data import Source
+    from mmcl.data.source import said_places
     from mmcl.errors import MmclError
 
     if modalities is not None:
-        return Source(shards=shards, modalities=_places(modalities))
+        return Source(shards=shards, modalities=said_places([modalities], "--modalities"))
     if recipe is None:
         raise MmclError(f"{model} has no recipe that says what the shards hold: say --modalities image=jpg,text=txt.")
     train = recipe["data"]["train"]
@@ -156,13 +157,3 @@ def _share(said: str) -> tuple[int, int]:
     if not (slash and index.isdecimal() and of.isdecimal()):
         raise MmclError(f"--parts {said!r}: say which of how many, as in 0/8 to 7/8.")
     return int(index), int(of)
-
-
-def _places(said: str) -> dict[str, str]:
-    """``image=jpg;png,text=txt`` as a mapping."""
-    from mmcl.errors import MmclError
-
-    pairs = [piece.partition("=") for piece in said.split(",")]
-    if not all(name.strip() and place.strip() for name, _, place in pairs):
-        raise MmclError(f"--modalities {said!r}: say where each lies in the shards, as in image=jpg,text=txt.")
-    return {name.strip(): place.strip() for name, _, place in pairs}

@@ -76,6 +76,25 @@ class Source(Spec):
         return self.model_copy(update={"captions": captions, **changed})
 
 
+def said_places(said: Sequence[str], option: str) -> dict[str, str]:
+    """Where modalities lie, as a person says it on the command line.
+
+    Args:
+        said: ``image=jpg;png``, or several of them with commas between.
+        option: behind which it was said.
+
+    Raises:
+        MmclError: it is not of this form.
+
+    >>> said_places(["image=jpg;png,text=txt"], "--modalities")
+    {'image': 'jpg;png', 'text': 'txt'}
+    """
+    pairs = [[part.strip() for part in pair.partition("=")] for one in said for pair in one.split(",")]
+    if not all(name and where for name, _, where in pairs):
+        raise MmclError(f"{option} is NAME=WHERE, as in image=jpg;png, with commas between; got {' '.join(said)}.")
+    return {name: where for name, _, where in pairs}
+
+
 def columns(sources: Sequence[Source], copies: Mapping[str, int]) -> dict[str, list[str]]:
     """Names of all copies of each modality of some sources: ``image``, ``image.2``, ...
 

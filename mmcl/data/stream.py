@@ -169,7 +169,7 @@ class Stream:
             )
         self.order.restore(state["order"])
         self._after = dict(state["order"])
-        self.samples_seen, self.dropped = int(state["samples_seen"]), int(state["dropped"])
+        self.samples_seen, self.dropped, self._stop = int(state["samples_seen"]), int(state["dropped"]), None
 
     def seek(self, start: int, stop: int) -> None:
         """Have the next iteration give some samples of the first epoch, counted in the order of the shards.

@@ -132,16 +132,25 @@ class Vectors:
         """Names of what the files of metadata hold."""
         return pq.read_schema(self._tables[0]).names
 
+    @cached_property
+    def key_column(self) -> str:
+        """Name of the column that holds the samples' keys.
+
+        Raises:
+            MmclError: there is none.
+        """
+        name = next((key for key in KEYS if key in self.columns), None)
+        if name is None:
+            raise MmclError(f"{self.folder}/metadata names no samples; a column {' or '.join(KEYS)} is needed.")
+        return name
+
     def keys(self) -> list[str]:
         """Of the samples.
 
         Raises:
             MmclError: the metadata says none.
         """
-        name = next((key for key in KEYS if key in self.columns), None)
-        if name is None:
-            raise MmclError(f"{self.folder}/metadata names no samples; a column {' or '.join(KEYS)} is needed.")
-        return [str(key) for key in self.metadata([name]).column(name).to_pylist()]
+        return [str(key) for key in self.metadata([self.key_column]).column(self.key_column).to_pylist()]
 
     def _of(self, modality: str) -> list[_Part]:
         if modality not in self._parts:

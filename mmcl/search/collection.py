@@ -160,7 +160,9 @@ class Collection:
         Raises:
             MmclError: there is none.
         """
-        column = self.metadata.table.column(self._key).cast(pa.large_string())  # of which other writers have many types
+        column = self.metadata.table.column(self.vectors.key_column).cast(
+            pa.large_string()
+        )  # of which other writers have many types
         said = key.encode(errors="replace").decode()  # what was no UTF-8 at the keyboard is in no column
         found = pc.call_function("indices_nonzero", [pc.call_function("equal", [column, said])])
         if not len(found):
@@ -248,21 +250,12 @@ class Collection:
         shard = _number(table.column("shard")[row].as_py()) if "shard" in table.column_names else -1
         return self._originals.read(shard, self._keyed(row), modality)
 
-    @property
-    def _key(self) -> str:
-        """The column that holds keys."""
-        names = self.metadata.table.column_names
-        found = next((key for key in KEYS if key in names), None)
-        if found is None:
-            raise MmclError(f"{self.vectors.folder}/metadata names no samples; a column {' or '.join(KEYS)} is needed.")
-        return found
-
     def _keyed(self, row: int) -> str:
-        return str(self.metadata.table.column(self._key)[row].as_py())
+        return str(self.metadata.table.column(self.vectors.key_column)[row].as_py())
 
     def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
         said = self.metadata.table.take(pa.array(rows, pa.int64())).to_pylist()
-        key = self._key
+        key = self.vectors.key_column
         return [
             Hit(
                 row=int(row),
