@@ -35,3 +35,12 @@ def did_you_mean(said: object, known: Iterable[str], cutoff: float = 0.6) -> str
     """
     near = difflib.get_close_matches(str(said), known, n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def several(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> several(1, "part"), several(2000, "part")
+    ('1 part', '2,000 parts')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

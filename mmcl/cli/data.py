@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 from cyclopts import App, Parameter, validators
 
 from mmcl import bundled
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, several
 from mmcl.files import write_json
 
 if TYPE_CHECKING:
@@ -328,8 +328,8 @@ def _note(file: "BinaryIO | None", content: dict[str, Any]) -> None:
 
 
 def _print_check(report: dict[str, Any]) -> None:
-    rate = f"{report['samples_per_second']:,.0f} samples/s"
-    print(f"{report['samples']:,} samples in {report['shards']:,} shards, {report['seconds']:.0f} s, {rate}")
+    samples, shards = several(report["samples"], "sample"), several(report["shards"], "shard")
+    print(f"{samples} in {shards}, {report['seconds']:.0f} s, {report['samples_per_second']:,.0f} samples/s")
     for name, count in report["modalities"].items():
         sizes = report["sizes"].get(name, {}).items()
         shown = (f"{what} {q['least']:g} .. {q['half']:g} .. {q['most']:g}" for what, q in sizes)
@@ -344,6 +344,7 @@ def _print_check(report: dict[str, Any]) -> None:
         count = report["members"][extension]
         print(f"{count:>12,}  members .{extension} are read by nothing; a key ends at the first dot of a name")
     if report["reasons"]:
-        print(f"{report['bad_samples']:,} samples and {report['bad_shards']:,} shards have something bad")
+        bad = several(report["bad_samples"], "sample"), several(report["bad_shards"], "shard")
+        print(f"{' and '.join(bad)} have something bad")
     else:
         print("nothing is bad" + (", but keys are not unique" if report["repeated_keys"]["samples"] else ""))

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmcl.data_stats.charts import short
 from mmcl.data_stats.page import bytes_in_words
+from mmcl.errors import several
 
 KINDS, REASONS, LETTERS = 5, 5, 60  # of a line; reasons; letters of a kind
 
@@ -16,7 +17,8 @@ def summary(report: Mapping[str, Any]) -> Iterator[str]:
         report: as `mmcl.data_stats.report` makes it.
     """
     drawn = f" (drawn from {report['drawn_from']:,})" if "drawn_from" in report else ""
-    yield f"{report['samples']:,} samples{drawn} in {report['shards']:,} shards, {bytes_in_words(report['bytes'])}"
+    samples, shards = several(report["samples"], "sample"), several(report["shards"], "shard")
+    yield f"{samples}{drawn} in {shards}, {bytes_in_words(report['bytes'])}"
     for together, count in list(report["samples_with"].items())[:KINDS]:
         yield f"{count:>12,}  with {together or 'nothing'}"
     for modality, said in report["modalities"].items():

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from mmcl.errors import several
+
 EVERY = 10.0  # seconds between looks at what other processes have made, and between lines
 DRAWN = 0.5  # seconds between numbers on a terminal
 
@@ -74,12 +76,3 @@ class Progress:
     def say(self, text: str) -> None:
         """A line of its own."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def several(count: int, what: str) -> str:
-    """A number of things.
-
-    >>> several(1, "part"), several(2000, "part")
-    ('1 part', '2,000 parts')
-    """
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

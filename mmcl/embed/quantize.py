@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from filelock import FileLock
 
 from mmcl.embed.layouts import FOLDERS
 from mmcl.embed.read import Vectors
-from mmcl.embed.recall import BLOCK, Found, blocks, held, ordered, stated
+from mmcl.embed.recall import BLOCK, best, blocks, held, stated
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.files import replacing, write_json
 
@@ -163,7 +162,7 @@ def _measured(
     there = np.zeros(vectors.samples, bool)
     for numbers, _ in blocks(vectors, among):
         there[numbers] = True
-    found = _nearest(queries, _decoded(paths, kind, ranges, there), MORE * asked.k + 1)
+    found = best(_decoded(paths, kind, ranges, there), queries, MORE * asked.k + 1)
     right = asked.right(found, vectors, among)
     again = np.minimum(right.sum(1), asked.k) / asked.k  # float32 puts what is right first
     shares = asked.shares(found, vectors, among)
@@ -182,19 +181,3 @@ def _decoded(
             if len(numbers):
                 yield first + numbers, kind.decode(codes[numbers], ranges)
         first += len(codes)
-
-
-def _nearest(queries: np.ndarray, parts: Iterator[tuple[np.ndarray, np.ndarray]], k: int) -> Found:
-    """The rows of greatest inner product; of equal ones, of which bits have many, the lower rows."""
-    scores = np.full((len(queries), k), -np.inf, np.float64)
-    rows = np.full((len(queries), k), -1)
-    asked = torch.from_numpy(np.ascontiguousarray(queries))
-    for numbers, block in parts:
-        found = (asked @ torch.from_numpy(block).T).double()
-        best, places = (found - torch.arange(found.shape[1]) * 1e-9).topk(min(k, found.shape[1]))
-        best = found.gather(1, places)
-        scores, rows = ordered(
-            np.concatenate([scores, best.numpy()], 1), np.concatenate([rows, numbers[places.numpy()]], 1)
-        )
-        scores, rows = scores[:, :k], rows[:, :k]
-    return scores, rows

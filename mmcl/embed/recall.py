@@ -1,6 +1,6 @@
 """Exact search of the vectors of an export, part by part, and what share of it another search finds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from mmcl.evaluators.figures import intervals, mean
 SEED = 0
 BLOCK = 16_384  # rows that are compared at once
 EQUAL = 1e-5  # scores this near are equal: float32 sums of 512 products differ by as much, in another order
+LOWER = 1e-12  # of a score, a row: far below what float32 tells apart, and in float64 enough to put lower rows first
 Found = tuple[np.ndarray, np.ndarray]
 """Scores (queries, k) and rows (queries, k), best first; where there are fewer, minus infinity and row -1."""
 
@@ -58,15 +59,26 @@ def nearest(vectors: Vectors, modality: str, queries: np.ndarray, k: int, allowe
         k: how many rows of each.
         allowed: (samples,) bool: what may be found; everything unless told.
     """
+    return best(blocks(vectors, modality, allowed), queries, k)
+
+
+def best(parts: Iterable[tuple[np.ndarray, np.ndarray]], queries: np.ndarray, k: int) -> Found:
+    """The rows of greatest inner product with each query; of equal ones, of which bits have many, the lower rows.
+
+    Args:
+        parts: numbers of rows, and (rows, dim) float32, some at a time.
+        queries: (queries, dim) float32.
+        k: how many rows of each.
+    """
     asked = torch.from_numpy(np.ascontiguousarray(queries))
-    scores = torch.full((len(queries), k), -torch.inf)
-    rows = torch.full((len(queries), k), -1)
-    for numbers, block in blocks(vectors, modality, allowed):
-        found = asked @ torch.from_numpy(block).T
-        best, places = found.topk(min(k, found.shape[1]))
-        scores, order = torch.cat([scores, best], 1).topk(k)
-        rows = torch.cat([rows, torch.from_numpy(numbers)[places]], 1).gather(1, order)
-    return ordered(scores.numpy(), rows.numpy())
+    scores, rows = np.full((len(queries), k), -np.inf), np.full((len(queries), k), -1)
+    for numbers, block in parts:
+        found = (asked @ torch.from_numpy(block).T).double()
+        places = (found - torch.arange(found.shape[1]) * LOWER).topk(min(k, found.shape[1])).indices
+        both = np.concatenate([scores, found.gather(1, places).numpy()], 1)
+        scores, rows = ordered(both, np.concatenate([rows, numbers[places.numpy()]], 1))
+        scores, rows = scores[:, :k], rows[:, :k]
+    return scores, rows
 
 
 def ordered(scores: np.ndarray, rows: np.ndarray) -> Found:

@@ -9,10 +9,10 @@ from mmcl import distributed
 from mmcl.data import Source
 from mmcl.embed.maker import Maker
 from mmcl.embed.plan import Dtype, Layout, Options, Precision, make_plan
-from mmcl.embed.progress import Progress, several
+from mmcl.embed.progress import Progress
 from mmcl.embed.samples import Samples
 from mmcl.embed.work import Work
-from mmcl.errors import MmclError
+from mmcl.errors import MmclError, several
 from mmcl.model import Encoder
 
 POLL = 0.5  # seconds between looks for what others let go of

@@ -68,7 +68,7 @@ def test_everything_that_is_wrong_is_counted_and_named(
     printed = capsys.readouterr().out
     assert "12 samples in 2 shards" in printed
     assert "bad: image: no png; first b2 in" in printed
-    assert "5 samples and 1 shards have something bad" in printed
+    assert "5 samples and 1 shard have something bad" in printed
     assert "height in pixels 6 .. 6 .. 6, width in pixels 4 .. 4 .. 4" in printed
 
 
@@ -171,7 +171,7 @@ def test_content_that_was_changed_in_place_is_met_by_its_checksum(
     shard.write_bytes(shard.read_bytes().replace(b"text 3", b"oh no!"))
     told = report(tmp_path, tmp_path / "r.json", str(tmp_path / "s"))
     assert list(told["reasons"]["shard"]) == [f"its sha256 is not the one in {tmp_path}/s/manifest.json"]
-    assert "0 samples and 1 shards have something bad" in capsys.readouterr().out
+    assert "0 samples and 1 shard have something bad" in capsys.readouterr().out
 
 
 def test_modalities_are_guessed_from_the_shards_that_can_be_read(tmp_path: Path) -> None:

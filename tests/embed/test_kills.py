@@ -37,7 +37,7 @@ def seconds(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     return time.monotonic() - begun
 
 
-@pytest.mark.parametrize("trials", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_kills_change_no_byte(
     folder: Path, undisturbed: dict[str, bytes], seconds: float, tmp_path: Path, trials: int
 ) -> None:

@@ -245,6 +245,7 @@ def moved(names: Sequence[str], parts: bool) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+@pytest.mark.slow
 def test_optimizers_move_parts_as_they_move_whole_weights(tmp_path: Path) -> None:
     """Signs agree to the bit; roots, norms and products in bf16 are rounded otherwise in vectors of another length."""
     near = {"lion": 0.0, "adamw": 1e-6, "lamb": 1e-6, "muon": 2e-2}
