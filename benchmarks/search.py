@@ -1,16 +1,17 @@
 """The index that `mmcl search` chooses, beside comparing all vectors: recall@10, latency, time and memory to build.
 
 The export is made: 512 dimensions, fp16, parts of 10,000 rows, in clip-retrieval's layout. There are 2,000 centres of
-length 1 in a subspace of 64 dimensions; each image is one of them and noise of expected length 1 in another subspace of
-64 dimensions (so rank 128), brought to length 1. Texts lie apart, as those of trained models do: 0.6 of their image,
-0.6 of a direction that all texts share, and noise of expected length 0.5 in all 512 dimensions. Everything is seeded.
+length 1 in a subspace of 64 dimensions; each image is one of them and noise of expected length 1 (`--noise`) in another
+subspace of 64 dimensions (so rank 128), brought to length 1. Texts lie apart, as those of trained models do: 0.6 of
+their image, 0.6 of a direction that all texts share, and noise of expected length 0.5 in all 512 dimensions. Everything
+is seeded.
 
 Queries are 500 images and 500 texts of the same generator that are not in the export, and did not choose how wide the
 index is searched. Recall is the share of the 10 nearest of exact search (float32, all vectors compared). Latency is of
 one query in one call, after ten others; the two indexes take turns. Memory is what is not backed by files (RssAnon),
 sampled every 20 ms while the index is built.
 
-    python benchmarks/search.py [--samples 1000000] [--folder DIR] [--quick] [--json FILE]
+    python benchmarks/search.py [--samples 1000000] [--noise 1] [--folder DIR] [--quick] [--json FILE]
 """
 
 import argparse
@@ -38,11 +39,11 @@ from mmcl.search.index import Index, open_index
 from mmcl.search.plan import Plan
 
 DIM, RANK, CENTRES, PART = 512, 64, 2000, 10_000
-NOISE, TEXT_NOISE, SHARED = 1.0, 0.5, 0.6
+TEXT_NOISE, SHARED = 0.5, 0.6
 QUERIES, K = 500, 10
 
 
-def made(count: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+def made(count: int, noise_length: float, seed: int) -> Iterator[dict[str, np.ndarray]]:
     """Images and texts of the generator, some at a time."""
     fixed = np.random.default_rng(0)
     basis = np.linalg.qr(fixed.standard_normal((DIM, 2 * RANK)))[0].T.astype(np.float32)
@@ -51,17 +52,17 @@ def made(count: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     for start in range(0, count, PART):
         rows = min(PART, count - start)
-        noise = rng.standard_normal((rows, RANK), dtype=np.float32) * (NOISE / RANK**0.5)
+        noise = rng.standard_normal((rows, RANK), dtype=np.float32) * (noise_length / RANK**0.5)
         images = unit_rows(np.concatenate([centres[rng.integers(CENTRES, size=rows)], noise], 1) @ basis)
         noise = rng.standard_normal((rows, DIM), dtype=np.float32) * (TEXT_NOISE / DIM**0.5)
         yield {"img": images, "text": unit_rows(SHARED * images + SHARED * shared + noise)}
 
 
-def write(folder: Path, count: int) -> None:
+def write(folder: Path, count: int, noise: float) -> None:
     """An export of the generator."""
     for name in ("img_emb", "text_emb", "metadata"):
         (folder / name).mkdir(parents=True)
-    for number, part in enumerate(made(count, seed=1)):
+    for number, part in enumerate(made(count, noise, seed=1)):
         for name, rows in part.items():
             np.save(folder / f"{name}_emb" / f"{name}_emb_{number:04d}.npy", rows.astype(np.float16))
         keys = [f"{number:04d}{row:05d}" for row in range(len(part["img"]))]
@@ -136,7 +137,7 @@ def compared(vectors: Vectors, index: Index, fresh: dict[str, np.ndarray]) -> It
         yield Figure(f"  flat / chosen, {of} queries", ratio, "x")
 
 
-def figures(folder: Path, count: int) -> Iterator[Figure]:
+def figures(folder: Path, count: int, noise: float) -> Iterator[Figure]:
     """All of them, at one size."""
     vectors = Vectors(folder)
     yield Figure("load of the machine before", os.getloadavg()[0], "")
@@ -144,7 +145,9 @@ def figures(folder: Path, count: int) -> Iterator[Figure]:
         began, computed = time.perf_counter(), time.process_time()
         index = open_index(vectors, "image", lambda told: print(f"  {told}"))
         seconds = time.perf_counter() - began
-        yield Figure(f"{count:,} x {DIM}: the index is {index.about['kind']}; to build, measure, store", seconds, "s")
+        yield Figure(f"{count:,} x {DIM}: {index.about['kind']}; to build, measure, store", seconds, "s")
+        yield Figure("  length of the noise", noise, "")
+        yield Figure("  width that is searched", index.about["width"], "")
         yield Figure("  the same, CPU time of all threads", time.process_time() - computed, "s")
         yield Figure("  of it to build", index.about["build_seconds"], "s", 600)
         yield Figure("  memory while it is built", most(), "GB")
@@ -152,7 +155,7 @@ def figures(folder: Path, count: int) -> Iterator[Figure]:
     began = time.perf_counter()
     index = open_index(vectors, "image")
     yield Figure("  to open it again", time.perf_counter() - began, "s")
-    fresh = next(made(QUERIES, seed=2))
+    fresh = next(made(QUERIES, noise, seed=2))
     for of, name in (("image", "img"), ("text", "text")):
         yield recall(index, vectors, fresh[name], of)
     yield from compared(vectors, index, fresh)
@@ -169,6 +172,7 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--noise", type=float, default=1.0, help="its length, that of a centre being 1")
     parser.add_argument("--folder", type=Path, help="where the exports are made, and kept; a temporary one unless told")
     parser.add_argument("--quick", action="store_true", help="60,000 samples, to see that it works")
     parser.add_argument("--json", type=Path, help="write the figures there")
@@ -176,10 +180,10 @@ def main() -> None:
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         for count in [60_000] if args.quick else args.samples:
-            folder = (args.folder or Path(temporary)) / str(count)
+            folder = (args.folder or Path(temporary)) / f"{count}-{args.noise:g}"
             if not folder.exists():
-                write(folder, count)
-            found += [figure.shown().record() for figure in figures(folder, count)]
+                write(folder, count, args.noise)
+            found += [figure.shown().record() for figure in figures(folder, count, args.noise)]
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -51,7 +51,8 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
         parts: i/n makes only each n-th part, from the i-th on: a job of a SLURM array.
         engine: ray makes the parts on the machines of a cluster.
         address: of the Ray cluster, as in ray://HEAD:10001; the one that is there unless told.
-        quantize: int8, binary or int8,binary: the finished export in fewer bits as well, and what each loses of recall.
+        quantize: int8, binary, dims64 (first coordinates) or int8,binary,dims64: the finished export in fewer bits as
+            well, and what each loses of recall.
     """
     import mmcl
     from mmcl import distributed
@@ -59,9 +60,9 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
     from mmcl.embed.quantize import known
     from mmcl.embed.quantize import quantize as quantized
 
-    kinds = known([] if quantize is None else [kind.strip() for kind in quantize.split(",")])
     first = distributed.launched()[0] == 0
     encoder = mmcl.load(model, device=distributed.own_device(), weights=weights)
+    kinds = known([] if quantize is None else [kind.strip() for kind in quantize.split(",")], dims or encoder.dim)
     recipe = _recipe(model)
     source = _source(model, recipe, shards, modalities)
     if first:
@@ -86,7 +87,7 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
     )
     if manifest is not None and first:
         _tell(manifest, out, finished)
-        quantized(out, kinds, _say)
+        quantized(out, [*kinds], _say)
     elif kinds and first:
         _say("note: --quantize is done by the command that makes the last part; say it there as well.")
 

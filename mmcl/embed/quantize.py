@@ -3,10 +3,13 @@
     DIR/quantized/int8/img_emb/img_emb_0000.npy    (rows, dim) int8: 256 steps between a dimension's least and most
     DIR/quantized/int8/img_ranges.npy              (2, dim) float32: least and most of each dimension, of all rows
     DIR/quantized/binary/img_emb/img_emb_0000.npy  (rows, dim / 8) uint8: a bit a number, set where it is greater than 0
+    DIR/quantized/dims64/img_emb/img_emb_0000.npy  (rows, 64) as the export: the first 64 numbers, at length 1 again
 
-They are what sentence-transformers' ``quantize_embeddings`` makes: ``int8`` with these ranges, ``ubinary`` without.
+``int8`` and ``binary`` are what sentence-transformers' ``quantize_embeddings`` makes: ``int8`` with these ranges, and
+``ubinary``.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +19,7 @@ from filelock import FileLock
 
 from mmcl.embed.layouts import FOLDERS
 from mmcl.embed.read import Vectors
-from mmcl.embed.recall import BLOCK, best, blocks, held, stated
+from mmcl.embed.recall import BLOCK, best, blocks, held, stated, unit_rows
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.files import replacing, write_json
 
@@ -31,15 +34,16 @@ class Kind(NamedTuple):
     """One form."""
 
     encode: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    """Rows, and the ranges of their dimensions, to codes."""
+    """Rows of the export, and the ranges of their dimensions, to codes."""
     decode: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """Codes to rows of float32, by whose inner product with a query they are ranked."""
-    binary_queries: bool
-    """Whether queries are brought to the same form (faiss then counts the bits that differ), or stay float32."""
+    of_queries: bool
+    """Whether queries are brought to the same form (of bits faiss then counts those that differ), or stay float32."""
 
 
 def _to_int8(rows: np.ndarray, ranges: np.ndarray) -> np.ndarray:
-    return (np.clip(np.floor((rows - ranges[0]) / _steps(ranges)), 0, STEPS) - 128).astype(np.int8)
+    steps = (rows.astype(np.float32) - ranges[0]) / _steps(ranges)
+    return (np.clip(np.floor(steps), 0, STEPS) - 128).astype(np.int8)
 
 
 def _from_int8(codes: np.ndarray, ranges: np.ndarray) -> np.ndarray:
@@ -59,19 +63,36 @@ def _from_bits(codes: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     return np.unpackbits(codes, axis=1, count=ranges.shape[1]).astype(np.float32) * 2 - 1
 
 
+def _first(count: int) -> Kind:
+    """The first coordinates alone, for models that learned it."""
+    return Kind(
+        lambda rows, _: unit_rows(rows[:, :count]).astype(rows.dtype), lambda codes, _: codes.astype(np.float32), True
+    )
+
+
 KINDS = {"int8": Kind(_to_int8, _from_int8, False), "binary": Kind(_to_bits, _from_bits, True)}
 
 
-def known(kinds: Sequence[str]) -> list[str]:
-    """The kinds, each once.
+def known(kinds: Sequence[str], dim: int) -> dict[str, Kind]:
+    """The kinds of these names, each once.
+
+    Args:
+        kinds: `int8`, `binary`, or `dims` and how many coordinates.
+        dim: coordinates of a vector.
 
     Raises:
         MmclError: there is no such kind.
     """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise MmclError(f"no quantisation is called {kind!r}{did_you_mean(kind, KINDS)} There are int8 and binary.")
-    return list(dict.fromkeys(kinds))
+    found = {}
+    for name in kinds:
+        count = int(name[4:]) if re.fullmatch(r"dims[1-9][0-9]{0,5}", name) else None
+        if name not in KINDS and count is None:
+            near = did_you_mean(name, KINDS)
+            raise MmclError(f"no quantisation is called {name!r}{near} There are int8, binary, and dims64 or so.")
+        if count is not None and not 1 <= count < dim:
+            raise MmclError(f"{name}: vectors have {dim} coordinates, of which 1 to {dim - 1} can be kept.")
+        found[name] = KINDS[name] if count is None else _first(count)
+    return found
 
 
 def quantize(
@@ -84,7 +105,7 @@ def quantize(
 
     Args:
         folder: of an export of ours.
-        kinds: `int8`, `binary`.
+        kinds: `int8`, `binary`, `dims64` (or another number: the first coordinates of a Matryoshka model).
         say: tells what was measured.
 
     Returns:
@@ -94,44 +115,45 @@ def quantize(
     Raises:
         MmclError: there is no such kind, or the folder is no finished export.
     """
-    kinds = known(kinds)
     vectors = Vectors(folder)
     if vectors.manifest is None:
         raise MmclError(f"{folder} has no manifest.json of `mmcl embed`, into which what is measured would go.")
+    forms = known(kinds, vectors.dim)
     (vectors.folder / FOLDER).mkdir(exist_ok=True)
     with FileLock(vectors.folder / FOLDER / ".lock"):
         manifest = Vectors(folder).manifest or {}  # another process may have been here
         done: dict[str, Any] = dict(manifest.get("quantized") or {})
-        for kind in kinds:
-            if kind not in done:
-                done[kind] = _quantized(vectors, kind, say)
+        for name, kind in forms.items():
+            if name not in done:
+                done |= {name: _quantized(vectors, vectors.folder / FOLDER / name, kind, say)}
+                done = dict(sorted(done.items()))  # the same bytes, in whatever order they were asked for
                 write_json(vectors.folder / "manifest.json", {**manifest, "quantized": done})
     return done
 
 
-def _quantized(vectors: Vectors, kind: str, say: Callable[[str], None]) -> dict[str, Any]:
+def _quantized(vectors: Vectors, place: Path, kind: Kind, say: Callable[[str], None]) -> dict[str, Any]:
     """Write one form of all modalities, and measure it."""
     found = {}
     for modality in vectors.modalities:
         name = FOLDERS.get(modality, modality)
-        place = vectors.folder / FOLDER / kind
         (place / f"{name}_emb").mkdir(parents=True, exist_ok=True)
         ranges = _ranges(vectors, modality)
-        if kind == "int8":
+        if kind is KINDS["int8"]:
             with replacing(place / f"{name}_ranges.npy") as file:
                 np.save(file, ranges)
         paths = []
         for number, part in enumerate(vectors.parts(modality)):
             paths.append(place / f"{name}_emb" / f"{name}_emb_{number:04d}.npy")
             with replacing(paths[-1]) as file:
-                np.save(file, KINDS[kind].encode(part.astype(np.float32), ranges))
-        measured = _measured(vectors, modality, KINDS[kind], ranges, paths)
+                np.save(file, kind.encode(part, ranges))
+        measured = _measured(vectors, modality, kind, ranges, paths)
         found[modality] = measured
         if measured is not None:
             plain, again = measured["recall@10"], measured["rescored"]
             say(
-                f"{kind} of {modality}: recall@10 {plain['recall']:.3f} ({plain['low']:.3f} to {plain['high']:.3f}) of "
-                f"exact search, {again['recall']:.3f} where {MORE} times the candidates are compared once more in "
+                f"{place.name} of {modality}: recall@10 {plain['recall']:.3f} ({plain['low']:.3f} to "
+                f"{plain['high']:.3f}) of exact search, {again['recall']:.3f} where {MORE} times the candidates are "
+                "compared once more in "
                 f"float32 ({plain['n']} queries of {measured['queries']})."
             )
     return found
@@ -157,7 +179,7 @@ def _measured(
     if asked is None:
         return None
     queries = asked.queries
-    if kind.binary_queries:
+    if kind.of_queries:
         queries = kind.decode(kind.encode(queries, ranges), ranges)
     there = np.zeros(vectors.samples, bool)
     for numbers, _ in blocks(vectors, among):

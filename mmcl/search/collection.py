@@ -160,9 +160,8 @@ class Collection:
         Raises:
             MmclError: there is none.
         """
-        column = self.metadata.table.column(self.vectors.key_column).cast(
-            pa.large_string()
-        )  # of which other writers have many types
+        column = self.metadata.table.column(self.vectors.key_column)
+        column = column.cast(pa.large_string())  # other writers have keys of many types
         said = key.encode(errors="replace").decode()  # what was no UTF-8 at the keyboard is in no column
         found = pc.call_function("indices_nonzero", [pc.call_function("equal", [column, said])])
         if not len(found):

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = (images + 0.3 * clustered(ROWS, 48, seed=2)).astype(np.float32)
     images[::9] = 0
     folder = export(tmp_path_factory.mktemp("quantize") / "e", {"image": images, "text": texts}).folder
-    quantize(folder, ["int8", "binary"])
+    quantize(folder, ["int8", "binary", "dims12"])
     return folder
 
 
@@ -79,6 +79,25 @@ def test_the_measured_loss_of_int8_is_that_of_numpy(folder: Path) -> None:
     assert said["rescored"]["recall"] == 1
 
 
+def test_first_coordinates_lose_what_numpy_says(folder: Path) -> None:
+    said = json.loads((folder / "manifest.json").read_text())["quantized"]["dims12"]["image"]
+    images, texts = rows(folder, "img"), rows(folder, "text")
+    there = images.any(1)
+    expected = images[:, :12].astype(np.float64)
+    expected[there] /= np.linalg.norm(expected[there], axis=1, keepdims=True)
+    np.testing.assert_allclose(rows(folder, "img", "dims12"), expected, rtol=1e-6)
+    assert rows(folder, "img", "dims12").dtype == images.dtype
+    plain, again = [], []
+    for query in texts:
+        nearest = set(np.argsort(-cosines(images, query))[:10].tolist())
+        found = np.argsort(-cosines(images[:, :12], query[:12]))[:40].tolist()
+        plain.append(len(nearest & set(found[:10])) / 10)
+        again.append(len(nearest & set(found)) / 10)
+    for name, shares in {"recall@10": plain, "rescored": again}.items():
+        assert said[name]["recall"] == pytest.approx(np.mean(shares), abs=0.03)  # of 500 of the 2,000 texts
+    assert 0.1 < said["recall@10"]["recall"] < said["rescored"]["recall"] < 1
+
+
 def test_sentence_transformers_searches_the_files(folder: Path) -> None:
     codes, texts = rows(folder, "text", "binary"), rows(folder, "text")
     found, _ = semantic_search_faiss(texts[:5], codes, corpus_precision="ubinary", top_k=3, rescore_multiplier=4)
@@ -94,7 +113,7 @@ def test_the_same_again_after_an_interruption_and_nothing_twice(folder: Path, tm
     shutil.copytree(folder, tmp_path / "e")
     whole = files(folder)
     said: list[str] = []
-    assert quantize(tmp_path / "e", ["binary", "int8"], said.append).keys() == {"int8", "binary"}
+    assert quantize(tmp_path / "e", ["binary", "int8"], said.append).keys() == {"int8", "binary", "dims12"}
     assert said == []
     manifest = json.loads((tmp_path / "e" / "manifest.json").read_text())
     manifest["quantized"].pop("binary")
@@ -136,6 +155,9 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     folder = export(tmp_path / "e", {"image": clustered(20)}).folder
     with pytest.raises(MmclError, match="no quantisation is called 'int4'; did you mean 'int8'"):
         quantize(folder, ["int4"])
+    for wrong in ("dims32", "dims999"):
+        with pytest.raises(MmclError, match=f"{wrong}: vectors have 32 coordinates, of which 1 to 31 can be kept"):
+            quantize(folder, [wrong])
     (folder / "manifest.json").unlink()
     with pytest.raises(MmclError, match="has no manifest.json"):
         quantize(folder, ["int8"])
