@@ -1,11 +1,12 @@
 """One export of shards, by mmcl or by clip-retrieval's clip_inference, or the forward of the towers alone.
 
-    python benchmarks/exporters.py SIDE CASE.json      # SIDE: mmcl, forward, or clip_retrieval in its environment
+    python benchmarks/exporters.py SIDE CASE.json      # mmcl, growth, forward; clip_retrieval in its environment
 
 A case says `model` (the name of an open_clip model, or of the JSON file beside it), `weights`, `shards` (paths), `out`,
 `batch_size`, `part_size`, `workers`, `samples`. Prints a JSON record: `seconds`, `cpu` (seconds of all threads and
 processes), `peak` (MB: the most that was resident in this process above what was before), `samples`. Imports, opening
-the model and one batch of each tower to warm up are before that on every side.
+the model and one batch of each tower to warm up are before that on every side. `growth` is `mmcl`, a quarter of the
+parts first and then the others; its peak is of the others, and `first` of the quarter.
 
 The seconds of clip_inference are those that it counts itself (`total_duration` of its stats: reading, inference and
 writing, batch by batch), since starting and ending its process that logs takes longer than a small export.
@@ -18,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,31 @@ Run = Callable[[], dict[str, Any]]
 
 def of_mmcl(case: Case) -> Run:
     """`mmcl embed`, as its command line does it."""
+    embed = _embed(case)
+
+    def run() -> dict[str, Any]:
+        return {"samples": embed()["samples"]}
+
+    return run
+
+
+def of_growth(case: Case) -> Run:
+    """The same, in two calls."""
+    embed = _embed(case)
+
+    def run() -> dict[str, Any]:
+        before = resident.begin()
+        embed(parts=(0, 4))
+        first = resident.above(before)
+        now = resident.begin()
+        samples = embed()["samples"]
+        return {"first": first, "peak": resident.above(now) + now - before, "samples": samples}
+
+    return run
+
+
+def _embed(case: Case) -> Callable[..., Any]:
+    """The function, with a warm model."""
     import mmcl
     from mmcl.data import Source
     from mmcl.embed import embed_shards
@@ -39,13 +66,7 @@ def of_mmcl(case: Case) -> Run:
     encoder.embed("image", [_red()] * case["batch_size"])
     source = Source(shards=case["shards"], modalities={"image": "jpg", "text": "txt"})
     settings = {name: case[name] for name in ("batch_size", "workers")}
-
-    def run() -> dict[str, Any]:
-        manifest = embed_shards(encoder, source, case["out"], dtype="fp16", part_size=case["part_size"], **settings)
-        assert manifest is not None
-        return {"samples": manifest["samples"]}
-
-    return run
+    return partial(embed_shards, encoder, source, case["out"], dtype="fp16", part_size=case["part_size"], **settings)
 
 
 def of_forward(case: Case) -> Run:
@@ -118,9 +139,9 @@ def main() -> None:
     """See above."""
     side, case = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     shutil.rmtree(case["out"], ignore_errors=True)
-    made = {"mmcl": of_mmcl, "forward": of_forward, "clip_retrieval": of_clip_retrieval}[side]
+    sides = {"mmcl": of_mmcl, "growth": of_growth, "forward": of_forward, "clip_retrieval": of_clip_retrieval}
     with contextlib.redirect_stdout(sys.stderr):
-        run = made(case)
+        run = sides[side](case)
         before, wall, used = resident.begin(), time.perf_counter(), cpu()
         said = run()
         record = {"seconds": time.perf_counter() - wall, "cpu": cpu() - used, "peak": resident.above(before)}
