@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmcl.errors import MmclError
-from mmcl.towers.tokenizers import TOKENIZERS, Tokenizer
+
+if TYPE_CHECKING:
+    from mmcl.towers.tokenizers import Tokenizer
 
 CONTEXT = 77  # tokens, where nobody says how many: those of CLIP
 COUNTED = 10_000  # tokens up to which they are counted
@@ -32,6 +34,8 @@ def tokens(said: str, context_length: int | None) -> Tokens:
     Raises:
         MmclError: there is no such tokenizer.
     """
+    from mmcl.towers.tokenizers import TOKENIZERS  # seconds, which only those who ask for tokens need
+
     if (Path(said) / "recipe.yaml").is_file():
         tokenizer, own = _of_run(said)
     else:
@@ -41,8 +45,8 @@ def tokens(said: str, context_length: int | None) -> Tokens:
     return Tokens(lambda text: len(rows(text)), context_length or own)
 
 
-def _of_run(said: str) -> tuple[Tokenizer, int]:
-    from mmcl.runs import Run  # all processes but those that are asked for tokens do without
+def _of_run(said: str) -> "tuple[Tokenizer, int]":
+    from mmcl.runs import Run
 
     for tower in Run(Path(said)).recipe().towers.values():
         part, length = getattr(tower, "tokenizer", None), getattr(tower, "context_length", None)
