@@ -51,8 +51,7 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
         parts: i/n makes only each n-th part, from the i-th on: a job of a SLURM array.
         engine: ray makes the parts on the machines of a cluster.
         address: of the Ray cluster, as in ray://HEAD:10001; the one that is there unless told.
-        quantize: int8, binary, dims64 (first coordinates) or int8,binary,dims64: the finished export in fewer bits as
-            well, and what each loses of recall.
+        quantize: some of int8,binary,dims64: in fewer bits or numbers as well, and the recall that each loses.
     """
     import mmcl
     from mmcl import distributed
@@ -62,11 +61,12 @@ def embed(  # noqa: PLR0913 - what is made, and who makes it
 
     first = distributed.launched()[0] == 0
     encoder = mmcl.load(model, device=distributed.own_device(), weights=weights)
-    kinds = known([] if quantize is None else [kind.strip() for kind in quantize.split(",")], dims or encoder.dim)
+    asked = [kind.strip() for kind in (quantize or "").split(",") if kind.strip()]
+    kinds = known(asked, dims or encoder.dim)
     recipe = _recipe(model)
     source = _source(model, recipe, shards, modalities)
     if first:
-        _note(encoder, source, recipe, dims)
+        _note(encoder, source, recipe, dims is not None or any(kind.startswith("dims") for kind in kinds))
     finished = (out / "manifest.json").exists()
     manifest = embed_shards(
         encoder,
@@ -98,7 +98,7 @@ def _say(told: str) -> None:
     print(told, file=sys.stderr)
 
 
-def _note(encoder: "Encoder", source: "Source", recipe: dict[str, Any] | None, dims: int | None) -> None:
+def _note(encoder: "Encoder", source: "Source", recipe: dict[str, Any] | None, first: bool) -> None:
     """Say what may not be what was meant."""
     from mmcl.data.source import Selector
 
@@ -106,7 +106,7 @@ def _note(encoder: "Encoder", source: "Source", recipe: dict[str, Any] | None, d
         if name not in encoder.modalities:
             kept = "goes into the metadata as it is" if Selector.parse(place, name).is_text else "is not read"
             _say(f"note: the model has no tower for {name}, which {kept}.")
-    if dims is not None and recipe is not None and "matryoshka" not in str(recipe["objective"]):
+    if first and recipe is not None and "matryoshka" not in str(recipe["objective"]):
         _say("warning: no term of the recipe is matryoshka: first coordinates alone were not trained.")
 
 

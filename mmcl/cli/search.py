@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 WIDE = 160  # columns, where nobody says how wide a line may be
 SHOWN = 80  # letters of a caption
+LEAST = {"rank": 4, "score": 7, "key": None, "caption": 16, "shard": None}  # letters that a column keeps
 
 
 def search(  # noqa: PLR0913 - each is a choice of the user's
@@ -152,8 +153,9 @@ def _table(collection: "Collection", hits: Sequence["Hit"]) -> None:
     from rich.text import Text
 
     shown = Table()
-    for name in ("rank", "score", "key", "caption", "shard"):
-        shown.add_column(name, justify="right" if name in ("rank", "score") else "left", no_wrap=name != "caption")
+    for name, least in LEAST.items():
+        side = "right" if name in ("rank", "score") else "left"
+        shown.add_column(name, justify=side, no_wrap=side == "right", overflow="fold", min_width=least)
     for rank, hit in enumerate(hits, 1):
         texts = (hit.key, (hit.caption or "")[:SHOWN], collection.shard_name(hit.shard))
         shown.add_row(str(rank), f"{hit.score:.4f}", *(Text(_printable(text)) for text in texts))

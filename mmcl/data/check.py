@@ -1,6 +1,5 @@
 """What training would say of shards, before training: every sample read and decoded, on all cores."""
 
-import contextlib
 import hashlib
 import time
 from collections import Counter
@@ -213,22 +212,27 @@ def guess(shards: Sequence[str]) -> Source:
     A sample may lack what less than half of those samples have.
 
     Raises:
-        MmclError: they have none that mmcl decodes.
+        MmclError: they have none that mmcl decodes, or none at all.
     """
-    found, members, samples = indexed(find_shards(list(shards))), Counter[str](), 0
+    found, members, samples, refused = indexed(find_shards(list(shards))), Counter[str](), 0, None
     opened = ShardSet(found[:GUESSED])
     for number in range(len(opened.listed)):
-        with contextlib.suppress(MmclError):  # the check itself will say so
+        try:
             index = opened.open(number).index
-            samples += len(index)
-            counts = np.bincount(index.extension, minlength=len(index.extensions)).tolist()
-            members.update(dict(zip(index.extensions, counts, strict=True)))
+        except MmclError as error:  # the check itself will say so, where there are others
+            refused = refused or error
+            continue
+        samples += len(index)
+        counts = np.bincount(index.extension, minlength=len(index.extensions)).tolist()
+        members.update(dict(zip(index.extensions, counts, strict=True)))
     plain = Counter({extension: count for extension, count in members.items() if "." not in extension})
     kinds = {"image": IMAGES, "audio": SOUNDS, "text": TEXTS}
     fits = {m: [e for e, _ in plain.most_common() if e in known] for m, known in kinds.items()}
     guessed = {modality: ";".join(extensions) for modality, extensions in fits.items() if extensions}
+    if not members:
+        raise refused or MmclError(f"{found[0].shown}{' and others' if len(found) > 1 else ''}: no samples in there.")
     if not guessed:
-        some = ", ".join(extension for extension, _ in members.most_common(20)) or "none"
+        some = ", ".join(extension for extension, _ in members.most_common(20))
         raise MmclError(
             f"{found[0].shown}: its members are {some}; a key ends at the first dot of a name. Say where modalities "
             "lie, as in --modality text=json:caption."

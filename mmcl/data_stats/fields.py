@@ -1,6 +1,7 @@
 """What the JSON members hold: which fields, of which types, with which values."""
 
 import json
+import math
 from collections import Counter as Counts
 from typing import Any
 
@@ -89,7 +90,8 @@ def _kind(value: Any) -> tuple[str, float | None]:
     if value is None or isinstance(value, bool):
         return "nothing" if value is None else "true or false", None
     if isinstance(value, int | float):
-        return "number", value if value == value else None
+        finite = isinstance(value, int) or math.isfinite(value)  # Python reads NaN and 1e999; JSON has neither
+        return "number", value if finite else None
     if isinstance(value, str):
         return "text", len(value)
     return "list" if isinstance(value, list) else "object", len(value)

@@ -10,7 +10,9 @@
 """
 
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +22,13 @@ from filelock import FileLock
 from mmcl.embed.layouts import FOLDERS
 from mmcl.embed.read import Vectors
 from mmcl.embed.recall import BLOCK, best, blocks, held, stated, unit_rows
+from mmcl.embed.work import told
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.files import replacing, write_json
 
 FOLDER = "quantized"
 QUERIES, K = 500, 10
+ENOUGH = 100  # queries of another modality; where it has fewer, that which has most asks
 MORE = 4
 """As many times the candidates are taken from the quantised vectors where they are compared once more in float32."""
 STEPS = 255
@@ -100,8 +104,8 @@ def quantize(
 ) -> dict[str, Any]:
     """Write a finished export in fewer bits beside itself, and what is lost of recall@10 into its manifest.
 
-    What is there already stays; what was interrupted is written again, to the same bytes. Absent rows stay where they
-    are, as codes of zeros: the metadata says which they are.
+    What is there already stays; what was interrupted, or is gone, is written again, to the same bytes. Absent rows stay
+    where they are, as codes of zeros: the metadata says which they are.
 
     Args:
         folder: of an export of ours.
@@ -113,22 +117,39 @@ def quantize(
         queries, before and after 4 times the candidates were compared once more in float32.
 
     Raises:
-        MmclError: there is no such kind, or the folder is no finished export.
+        MmclError: there is no such kind, the folder is no finished export, or it cannot be written.
     """
+    if not kinds:
+        return {}
     vectors = Vectors(folder)
     if vectors.manifest is None:
         raise MmclError(f"{folder} has no manifest.json of `mmcl embed`, into which what is measured would go.")
     forms = known(kinds, vectors.dim)
-    (vectors.folder / FOLDER).mkdir(exist_ok=True)
-    with FileLock(vectors.folder / FOLDER / ".lock"):
+    with told(vectors.folder), _held(vectors.folder / FOLDER):
         manifest = Vectors(folder).manifest or {}  # another process may have been here
         done: dict[str, Any] = dict(manifest.get("quantized") or {})
         for name, kind in forms.items():
-            if name not in done:
-                done |= {name: _quantized(vectors, vectors.folder / FOLDER / name, kind, say)}
+            place = vectors.folder / FOLDER / name
+            if name not in done or not all((place / file).is_file() for file in _files(vectors)):
+                shutil.rmtree(place, ignore_errors=True)  # of an interruption
+                done |= {name: _quantized(vectors, place, kind, say)}
                 done = dict(sorted(done.items()))  # the same bytes, in whatever order they were asked for
                 write_json(vectors.folder / "manifest.json", {**manifest, "quantized": done})
     return done
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Only one process at a time writes here."""
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / ".lock"):
+        yield
+
+
+def _files(vectors: Vectors) -> list[str]:
+    """What one form has of an export: the names of its parts."""
+    names = ((FOLDERS.get(modality, modality), modality) for modality in vectors.modalities)
+    return [f"{name}_emb/{name}_emb_{number}.npy" for name, m in names for number in vectors.numbers(m)]
 
 
 def _quantized(vectors: Vectors, place: Path, kind: Kind, say: Callable[[str], None]) -> dict[str, Any]:
@@ -142,19 +163,20 @@ def _quantized(vectors: Vectors, place: Path, kind: Kind, say: Callable[[str], N
             with replacing(place / f"{name}_ranges.npy") as file:
                 np.save(file, ranges)
         paths = []
-        for number, part in enumerate(vectors.parts(modality)):
-            paths.append(place / f"{name}_emb" / f"{name}_emb_{number:04d}.npy")
+        for number, part in zip(vectors.numbers(modality), vectors.parts(modality), strict=True):
+            paths.append(place / f"{name}_emb" / f"{name}_emb_{number}.npy")
+            there = np.isfinite(part).all(1, keepdims=True)
             with replacing(paths[-1]) as file:
-                np.save(file, kind.encode(part, ranges))
+                np.save(file, kind.encode(np.where(there, part, 0), ranges))
         measured = _measured(vectors, modality, kind, ranges, paths)
         found[modality] = measured
         if measured is not None:
             plain, again = measured["recall@10"], measured["rescored"]
             say(
-                f"{place.name} of {modality}: recall@10 {plain['recall']:.3f} ({plain['low']:.3f} to "
+                f"{place.name} of {modality}: recall@{measured['k']} {plain['recall']:.3f} ({plain['low']:.3f} to "
                 f"{plain['high']:.3f}) of exact search, {again['recall']:.3f} where {MORE} times the candidates are "
                 "compared once more in "
-                f"float32 ({plain['n']} queries of {measured['queries']})."
+                f"float32 ({plain['n']} of {measured['queries']} asked)."
             )
     return found
 
@@ -174,10 +196,11 @@ def _measured(
     vectors: Vectors, among: str, kind: Kind, ranges: np.ndarray, paths: Sequence[Path]
 ) -> dict[str, Any] | None:
     """Recall of search in what was written, by queries of another modality where there is one; None of no rows."""
-    of = next((one for one in vectors.modalities if one != among), among)
-    asked = held(vectors, among, of, QUERIES, k=K) or held(vectors, among, among, QUERIES, k=K)
-    if asked is None:
+    others = [one for one in vectors.modalities if one != among]
+    several = [one for one in (held(vectors, among, of, QUERIES, k=K) for of in (*others, among)) if one is not None]
+    if not several:
         return None
+    asked = max(several, key=lambda one: min(len(one.own), ENOUGH))  # the first that has enough
     queries = asked.queries
     if kind.of_queries:
         queries = kind.decode(kind.encode(queries, ranges), ranges)

@@ -90,6 +90,14 @@ class Vectors:
         """
         return (part.read() for part in self._of(modality))
 
+    def numbers(self, modality: str) -> list[str]:
+        """Of the parts of a modality, as the names of their files say them.
+
+        Raises:
+            MmclError: there is no such modality.
+        """
+        return [part.path.stem.rpartition("_")[2] for part in self._of(modality)]
+
     def rows(self, modality: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Some rows of a modality, (len(rows), dim) float32.
 

@@ -150,19 +150,21 @@ def held(
     number, shares = share
     several = min(4 * count * shares, vectors.samples)  # some may be absent
     drawn = np.random.default_rng(SEED).choice(vectors.samples, several, replace=False)[number::shares]
-    asked = unit_rows(vectors.rows(of, np.sort(drawn)))
-    there = np.flatnonzero(asked.any(1))[:count]
-    own = np.sort(drawn)[there] if of == among else np.full(len(there), -1)
-    made = Held(of, own, asked[there], np.empty(0), k)
+    order = np.argsort(drawn)  # files are read from the front to the back
+    asked, back = unit_rows(vectors.rows(of, drawn[order])), np.argsort(order)
+    present = np.any(asked, axis=1)[back]
+    there = np.sort(back[present][:count])  # the first that were drawn, from all over the export
     if not len(there):
         return None
+    own = drawn[order][there] if of == among else np.full(len(there), -1)
+    made = Held(of, own, asked[there], np.empty(0), k)
     scores, _ = made.without_own(nearest(vectors, among, made.queries, k + 1))
     k = int(np.isfinite(scores).sum(1).min())
     return made._replace(least=scores[:, k - 1], k=k) if k else None
 
 
 def stated(shares: np.ndarray) -> dict[str, Any]:
-    """Mean of shares with its 95 % bootstrap interval, as manifests say it."""
+    """Mean of shares with its 95 % bootstrap interval, as manifests say it; of a single query that is everything."""
     figure = mean(torch.from_numpy(shares))
-    low, high = intervals({"recall": figure})["recall"]
+    low, high = intervals({"recall": figure})["recall"] if len(shares) > 1 else (0.0, 1.0)
     return {"recall": round(figure.value, 4), "low": round(low, 4), "high": round(high, 4), "n": len(shares)}

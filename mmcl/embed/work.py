@@ -26,7 +26,7 @@ from mmcl.files import sha256_of, sync, write_json
 from mmcl.types import Bad
 
 MANIFEST = "manifest.json"
-OURS = ("*_emb/*.npy", "metadata/metadata_*.parquet", "embeddings/part_*.parquet")
+OURS = ("*_emb/*.npy", "metadata/metadata_*.parquet", "embeddings/part_*.parquet", "quantized/*/*_emb/*.npy")
 ATTEMPTS = 5
 BAD_LISTED = 10_000  # in the manifest; all of them are in the metadata
 

@@ -140,9 +140,10 @@ def _empty(vectors: Vectors, modality: str, plan: Plan, say: Say) -> Any:
     )
     lists.cp.spherical, lists.cp.niter, lists.cp.seed = True, 10, SEED
     wanted = min(2 * PER_LIST * plan.lists, vectors.samples)  # some may be absent
-    drawn = np.random.default_rng(SEED).choice(vectors.samples, wanted, replace=False)
-    rows = unit_rows(vectors.rows(modality, np.sort(drawn)))
-    lists.train(rows[rows.any(1)][: PER_LIST * plan.lists])
+    rng = np.random.default_rng(SEED)
+    rows = unit_rows(vectors.rows(modality, np.sort(rng.choice(vectors.samples, wanted, replace=False))))
+    there = rng.permutation(np.flatnonzero(rows.any(1)))  # so that they are from all over the export
+    lists.train(rows[np.sort(there[: PER_LIST * plan.lists])])
     return lists
 
 

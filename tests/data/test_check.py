@@ -10,6 +10,7 @@ import pytest
 
 from mmcl.cli import main
 from mmcl.data import Source, Stream, find_shards, write_shards
+from mmcl.data.check import guess
 from mmcl.data.describe import describe
 from mmcl.data.every_shard import every_shard
 from mmcl.errors import MmclError
@@ -185,6 +186,17 @@ def test_modalities_are_guessed_from_the_shards_that_can_be_read(tmp_path: Path)
     assert told["reasons"]["text"] == {"no txt": 1}  # most have one
     assert list(told["reasons"]["audio"].values()) == [1]  # few have one
     assert "no uncompressed tar" in next(iter(told["reasons"]["shard"]))
+
+
+def test_shards_of_nothing_are_told(tmp_path: Path) -> None:
+    for name, content, told in (
+        ("text", b"no tar at all", "this is no uncompressed tar"),
+        ("zero", b"", "zero.tar: no samples"),
+        ("empty", bytes(10240), "empty.tar: no samples"),
+    ):
+        (tmp_path / f"{name}.tar").write_bytes(content)
+        with pytest.raises(MmclError, match=told):
+            guess([str(tmp_path / f"{name}.tar")])
 
 
 def test_names_with_brackets_are_checked_as_they_are(tmp_path: Path) -> None:

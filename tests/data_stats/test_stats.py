@@ -168,6 +168,13 @@ def test_json_fields_have_types_ranges_and_values(told: dict[str, Any]) -> None:
     }
 
 
+def test_numbers_that_json_does_not_have_are_in_no_range(tmp_path: Path) -> None:
+    values = (b"1e999", b"NaN", b"-Infinity", b"2", b"-3.5")
+    tar(tmp_path / "0.tar", [(f"{i}.json", b'{"a": %s}' % value) for i, value in enumerate(values)])
+    told = stats(tmp_path / "s.json", str(tmp_path / "0.tar"), "--modalities", "about=json:a")
+    assert told["json"]["fields"]["a"]["range"] == {"number": [-3.5, 2]}
+
+
 def test_it_is_the_same_each_time_and_of_any_number_of_processes(
     shards: Path, tmp_path: Path, told: dict[str, Any]
 ) -> None:

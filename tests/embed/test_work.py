@@ -57,13 +57,13 @@ def test_other_weights_and_other_shards_are_refused(encoder: Encoder, folder: Pa
         changed.data.sub_(1e-3)
 
 
-def test_files_of_somebody_else_are_never_overwritten(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "img_emb").mkdir()
-    (tmp_path / "img_emb" / "img_emb_0.npy").write_bytes(b"mine")
-    with pytest.raises(MmclError, match="holds img_emb/img_emb_0.npy, which would be overwritten"):
+@pytest.mark.parametrize("name", ["img_emb/img_emb_0.npy", "quantized/int8/img_emb/img_emb_0003.npy"])
+def test_files_of_somebody_else_are_never_overwritten(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(MmclError, match=f"holds {name}, which would be overwritten"):
         embed(folder, tmp_path)
-    assert (tmp_path / "img_emb" / "img_emb_0.npy").read_bytes() == b"mine"
-    assert set(tree(tmp_path)) == {"img_emb/img_emb_0.npy"}  # nor does the folder look unfinished
+    assert tree(tmp_path) == {name: b"mine"}  # nor does the folder look unfinished
 
 
 def test_a_damaged_plan_is_told(folder: Path, tmp_path: Path) -> None:

@@ -217,6 +217,20 @@ def test_mistakes_in_the_terminal_are_told(folder: Path, capsys: pytest.CaptureF
         assert told in capsys.readouterr().err
 
 
+def test_long_keys_leave_room_for_scores_and_captions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    keys = [f"{row:064}" for row in range(5)]
+    export(tmp_path / "e", {"image": clustered(5)}, key=keys, caption=["a dog in the snow"] * 5)
+    main(["search", str(tmp_path / "e"), "--like", keys[3], "-k", "1"])
+    rows = [line.split("│")[1:6] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [cell.strip() for cell in rows[0][:2]] == ["1", rows[0][1].strip()]
+    assert "".join(row[2].strip() for row in rows) in keys
+    assert " ".join(row[3].strip() for row in rows).strip() == "a dog in the snow"
+    assert float(rows[0][1]) < 1
+
+
 def test_captions_do_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(tmp_path / "e", {"image": clustered(5)}, caption=["\x1b[2J[bold]x\n\u202e"] * 5)
     main(["search", str(tmp_path / "e"), "--like", "00003"])

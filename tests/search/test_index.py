@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -16,7 +17,9 @@ from mmcl.embed import Vectors
 from mmcl.embed.recall import nearest
 from mmcl.errors import MmclError
 from mmcl.search import plan
+from mmcl.search.build import build
 from mmcl.search.index import Index, open_index
+from mmcl.search.plan import Plan
 from tests.search.exports import clustered, cosines, export
 
 ROWS = 3000
@@ -60,6 +63,16 @@ def test_flat_search_is_that_of_numpy_in_float64(folder: Path) -> None:
         scores, found = index.search(query, 15)
         assert found.tolist() == np.lexsort((np.arange(ROWS), -expected.round(7)))[:15].tolist()
         np.testing.assert_allclose(scores, expected[found], atol=1e-6)
+
+
+def test_lists_are_learned_from_all_over_the_export(tmp_path: Path) -> None:
+    """Rows lie in order: the second half has nothing in common with the first."""
+    rows = np.zeros((4000, 32), np.float32)
+    rows[:2000, :16], rows[2000:, 16:] = clustered(2000, 16), clustered(2000, 16, seed=2)
+    index, _ = build(export(tmp_path / "e", {"image": rows}), "image", Plan("ivf", 1000, 32), print)
+    centres = faiss.downcast_index(index.index).quantizer.reconstruct_n(0, Plan("ivf", 1000, 32).lists)
+    share = (np.abs(centres[:, 16:]).sum(1) > np.abs(centres[:, :16]).sum(1)).mean()
+    assert 0.35 < share < 0.65
 
 
 def test_of_equal_vectors_the_lower_rows_come_first_also_where_results_end(folder: Path) -> None:

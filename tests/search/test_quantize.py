@@ -12,6 +12,7 @@ from sentence_transformers.util.quantization import quantize_embeddings, semanti
 
 from mmcl.embed import Vectors
 from mmcl.embed.quantize import quantize
+from mmcl.embed.recall import held, unit_rows
 from mmcl.errors import MmclError
 from tests.search.exports import clustered, cosines, export
 
@@ -151,8 +152,85 @@ def test_few_rows_are_quantised_as_well(tmp_path: Path, few: int) -> None:
         assert said["int8"]["image"]["k"] == 4
 
 
+def test_loss_is_that_of_the_whole_export_and_not_of_its_first_rows(tmp_path: Path) -> None:
+    """Rows lie in order, as of shards by class: first those that are apart, then those that are nearly equal."""
+    rng = np.random.default_rng(0)
+    apart, close = rng.standard_normal((4000, 24)), 0.01 * rng.standard_normal((4000, 24)) + rng.standard_normal(24)
+    rows = np.concatenate([apart, close])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    vectors = export(tmp_path / "e", {"image": rows.astype(np.float32)})
+    asked = held(vectors, "image", "image", 500)
+    assert asked is not None
+    assert np.histogram(asked.own, 4, (0, 8000))[0].min() > 90  # of 125 in each quarter
+    np.testing.assert_array_equal(asked.queries, unit_rows(vectors.rows("image", asked.own)))
+    said = quantize(vectors.folder, ["int8"])["int8"]["image"]["recall@10"]
+    low, high = np.load(vectors.folder / "quantized" / "int8" / "img_ranges.npy").astype(np.float64)
+    codes = np.concatenate([np.load(p) for p in sorted((vectors.folder / "quantized/int8/img_emb").glob("*.npy"))])
+    codes = codes * (high - low) / 255
+    shares = []
+    for row in range(0, 8000, 8):
+        exact, found = cosines(rows, rows[row]), codes @ rows[row]
+        exact[row] = found[row] = -np.inf
+        shares.append(len({*np.argsort(-exact)[:10].tolist()} & {*np.argsort(-found)[:10].tolist()}) / 10)
+    assert said["recall"] == pytest.approx(np.mean(shares), abs=0.05)
+    assert np.mean(shares[:500]) > np.mean(shares[500:]) + 0.3, "halves are alike, and nothing was tested"
+
+
+def test_what_is_gone_is_written_again_under_the_names_of_the_export(tmp_path: Path) -> None:
+    vectors = export(tmp_path / "e", {"image": clustered(300, 16)}, part=100)
+    for path in sorted((vectors.folder / "img_emb").glob("*.npy")):
+        path.rename(path.with_name(f"img_emb_0{path.stem[-4:]}.npy"))  # as of more than 10,000 parts
+    quantize(vectors.folder, ["int8", "dims8"])
+    before = files(vectors.folder)
+    place = vectors.folder / "quantized" / "int8" / "img_emb"
+    assert sorted(path.name for path in place.iterdir()) == [f"img_emb_0000{number}.npy" for number in range(3)]
+    (place / "img_emb_00001.npy").unlink()
+    shutil.rmtree(vectors.folder / "quantized" / "dims8")
+    quantize(vectors.folder, ["int8", "dims8"])
+    assert files(vectors.folder) == before
+
+
+def test_parts_of_another_export_do_not_stay(tmp_path: Path) -> None:
+    vectors = export(tmp_path / "e", {"image": clustered(300, 16)}, part=100)
+    (vectors.folder / "quantized" / "int8" / "img_emb").mkdir(parents=True)
+    left = vectors.folder / "quantized" / "int8" / "img_emb" / "img_emb_0003.npy"
+    left.write_bytes(b"of another export")
+    quantize(vectors.folder, ["int8"])
+    assert not left.exists()
+
+
+def test_rows_that_are_not_finite_are_codes_of_zeros(tmp_path: Path) -> None:
+    rows = clustered(50, 16)
+    rows[7] = np.nan
+    plain = rows.copy()
+    plain[7] = 0
+    said = [export(tmp_path / name, {"image": some}).folder for name, some in (("nan", rows), ("zero", plain))]
+    for folder in said:
+        quantize(folder, ["int8", "binary", "dims8"])
+    both = [{name: data for name, data in files(folder).items() if name != "manifest.json"} for folder in said]
+    assert both[0] == both[1]
+
+
+def test_a_modality_of_few_does_not_ask_and_one_query_says_nothing(tmp_path: Path) -> None:
+    texts = np.zeros((200, 16), np.float32)
+    texts[:3] = clustered(3, 16)
+    told: list[str] = []
+    said = quantize(export(tmp_path / "e", {"image": clustered(200, 16), "text": texts}).folder, ["int8"], told.append)
+    assert said["int8"]["image"]["queries"] == "image"
+    assert (said["int8"]["text"]["queries"], said["int8"]["text"]["k"]) == ("image", 3)
+    assert told[1].startswith("int8 of text: recall@3 ")
+    few = export(tmp_path / "few", {"image": clustered(1, 16), "text": clustered(1, 16)}).folder
+    only = quantize(few, ["int8"])["int8"]["image"]["recall@10"]
+    assert (only["recall"], only["low"], only["high"], only["n"]) == (1.0, 0.0, 1.0, 1)
+
+
 def test_mistakes_are_told(tmp_path: Path) -> None:
     folder = export(tmp_path / "e", {"image": clustered(20)}).folder
+    assert quantize(folder, []) == {}
+    (folder / "quantized").write_text("a file")
+    with pytest.raises(MmclError, match="cannot be written"):
+        quantize(folder, ["int8"])
+    (folder / "quantized").unlink()
     with pytest.raises(MmclError, match="no quantisation is called 'int4'; did you mean 'int8'"):
         quantize(folder, ["int4"])
     for wrong in ("dims32", "dims999"):
