@@ -116,6 +116,8 @@ def _parts(
     parts = []
     for name, value in said.items():
         takes = {one: collection.takes(one) for one in collection.query_modalities}
+        if not takes:
+            collection.takes(name)  # refused: nothing says which model it is
         fitting = [one for one, kind in takes.items() if one == name or (kind == name and name not in named)]
         if not fitting:
             raise MmclError(

@@ -217,6 +217,13 @@ def test_mistakes_in_the_terminal_are_told(folder: Path, capsys: pytest.CaptureF
         assert told in capsys.readouterr().err
 
 
+def test_words_for_vectors_of_an_unknown_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(tmp_path / "e", {"image": clustered(5)})
+    with pytest.raises(SystemExit):
+        main(["search", str(tmp_path / "e"), "a red hat"])
+    assert "nothing here says which model made these vectors; say it: --model" in capsys.readouterr().err
+
+
 def test_long_keys_leave_room_for_scores_and_captions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
