@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from mmcl.embed.layouts import FOLDERS
 from mmcl.embed.read import Vectors
-from mmcl.embed.recall import BLOCK, best, blocks, held, stated, unit_rows
+from mmcl.embed.recall import BLOCK, Held, best, blocks, held, stated, unit_rows
 from mmcl.embed.work import told
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.files import replacing, write_json
@@ -175,8 +175,7 @@ def _quantized(vectors: Vectors, place: Path, kind: Kind, say: Callable[[str], N
             say(
                 f"{place.name} of {modality}: recall@{measured['k']} {plain['recall']:.3f} ({plain['low']:.3f} to "
                 f"{plain['high']:.3f}) of exact search, {again['recall']:.3f} where {MORE} times the candidates are "
-                "compared once more in "
-                f"float32 ({plain['n']} of {measured['queries']} asked)."
+                f"compared once more in float32 ({plain['n']} of {measured['queries']} asked)."
             )
     return found
 
@@ -196,11 +195,9 @@ def _measured(
     vectors: Vectors, among: str, kind: Kind, ranges: np.ndarray, paths: Sequence[Path]
 ) -> dict[str, Any] | None:
     """Recall of search in what was written, by queries of another modality where there is one; None of no rows."""
-    others = [one for one in vectors.modalities if one != among]
-    several = [one for one in (held(vectors, among, of, QUERIES, k=K) for of in (*others, among)) if one is not None]
-    if not several:
+    asked = _queries(vectors, among)
+    if asked is None:
         return None
-    asked = max(several, key=lambda one: min(len(one.own), ENOUGH))  # the first that has enough
     queries = asked.queries
     if kind.of_queries:
         queries = kind.decode(kind.encode(queries, ranges), ranges)
@@ -212,6 +209,18 @@ def _measured(
     again = np.minimum(right.sum(1), asked.k) / asked.k  # float32 puts what is right first
     shares = asked.shares(found, vectors, among)
     return {"queries": asked.of, "k": asked.k, "recall@10": stated(shares), "rescored": stated(again)}
+
+
+def _queries(vectors: Vectors, among: str) -> Held | None:
+    """Those of the first other modality that has enough, or else of the one that has most."""
+    most = None
+    for of in (*(one for one in vectors.modalities if one != among), among):
+        asked = held(vectors, among, of, QUERIES, k=K)
+        if asked is not None and (most is None or len(asked.own) > len(most.own)):
+            most = asked
+        if most is not None and len(most.own) >= ENOUGH:
+            break
+    return most
 
 
 def _decoded(
