@@ -98,7 +98,7 @@ def _say(told: str) -> None:
     print(told, file=sys.stderr)
 
 
-def _note(encoder: "Encoder", source: "Source", recipe: dict[str, Any] | None, first: bool) -> None:
+def _note(encoder: "Encoder", source: "Source", recipe: dict[str, Any] | None, truncated: bool) -> None:
     """Say what may not be what was meant."""
     from mmcl.data.source import Selector
 
@@ -106,7 +106,7 @@ def _note(encoder: "Encoder", source: "Source", recipe: dict[str, Any] | None, f
         if name not in encoder.modalities:
             kept = "goes into the metadata as it is" if Selector.parse(place, name).is_text else "is not read"
             _say(f"note: the model has no tower for {name}, which {kept}.")
-    if first and recipe is not None and "matryoshka" not in str(recipe["objective"]):
+    if truncated and recipe is not None and "matryoshka" not in str(recipe["objective"]):
         _say("warning: no term of the recipe is matryoshka: first coordinates alone were not trained.")
 
 

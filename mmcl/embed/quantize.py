@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from filelock import FileLock
 
 from mmcl.embed.layouts import FOLDERS
 from mmcl.embed.read import Vectors
-from mmcl.embed.recall import BLOCK, Held, best, blocks, held, stated, unit_rows
+from mmcl.embed.recall import BLOCK, Blocks, Held, best, held, stated, unit_rows
 from mmcl.embed.work import told
 from mmcl.errors import MmclError, did_you_mean
 from mmcl.files import replacing, write_json
@@ -32,6 +33,10 @@ ENOUGH = 100  # queries of another modality; where it has fewer, that which has 
 MORE = 4
 """As many times the candidates are taken from the quantised vectors where they are compared once more in float32."""
 STEPS = 255
+
+
+Shared = tuple[Callable[[str], np.ndarray], Callable[[str], Held | None]]
+"""Ranges of the dimensions of a modality, and the queries that its forms are measured by."""
 
 
 class Kind(NamedTuple):
@@ -89,13 +94,13 @@ def known(kinds: Sequence[str], dim: int) -> dict[str, Kind]:
     """
     found = {}
     for name in kinds:
-        count = int(name[4:]) if re.fullmatch(r"dims[1-9][0-9]{0,5}", name) else None
-        if name not in KINDS and count is None:
+        first = re.fullmatch(r"dims([1-9][0-9]{0,5})", name)
+        if name not in KINDS and first is None:
             near = did_you_mean(name, KINDS)
             raise MmclError(f"no quantisation is called {name!r}{near} There are int8, binary, and dims64 or so.")
-        if count is not None and not 1 <= count < dim:
+        if first is not None and int(first[1]) >= dim:
             raise MmclError(f"{name}: vectors have {dim} coordinates, of which 1 to {dim - 1} can be kept.")
-        found[name] = KINDS[name] if count is None else _first(count)
+        found[name] = KINDS[name] if first is None else _first(int(first[1]))
     return found
 
 
@@ -125,14 +130,17 @@ def quantize(
     if vectors.manifest is None:
         raise MmclError(f"{folder} has no manifest.json of `mmcl embed`, into which what is measured would go.")
     forms = known(kinds, vectors.dim)
+    shared = cache(partial(_ranges, vectors)), cache(partial(_queries, vectors))  # by all forms of a modality
     with told(vectors.folder), _held(vectors.folder / FOLDER):
         manifest = Vectors(folder).manifest or {}  # another process may have been here
         done: dict[str, Any] = dict(manifest.get("quantized") or {})
         for name, kind in forms.items():
             place = vectors.folder / FOLDER / name
-            if name not in done or not all((place / file).is_file() for file in _files(vectors)):
+            if name not in done or not all(
+                file.is_file() for m in vectors.modalities for file in _files(vectors, place, m)
+            ):
                 shutil.rmtree(place, ignore_errors=True)  # of an interruption
-                done |= {name: _quantized(vectors, place, kind, say)}
+                done |= {name: _quantized(vectors, place, kind, shared, say)}
                 done = dict(sorted(done.items()))  # the same bytes, in whatever order they were asked for
                 write_json(vectors.folder / "manifest.json", {**manifest, "quantized": done})
     return done
@@ -146,29 +154,27 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def _files(vectors: Vectors) -> list[str]:
-    """What one form has of an export: the names of its parts."""
-    names = ((FOLDERS.get(modality, modality), modality) for modality in vectors.modalities)
-    return [f"{name}_emb/{name}_emb_{number}.npy" for name, m in names for number in vectors.numbers(m)]
+def _files(vectors: Vectors, place: Path, modality: str) -> list[Path]:
+    """Of the parts of a modality in one form."""
+    name = FOLDERS.get(modality, modality)
+    return [place / f"{name}_emb" / f"{name}_emb_{number}.npy" for number in vectors.numbers(modality)]
 
 
-def _quantized(vectors: Vectors, place: Path, kind: Kind, say: Callable[[str], None]) -> dict[str, Any]:
+def _quantized(vectors: Vectors, place: Path, kind: Kind, shared: Shared, say: Callable[[str], None]) -> dict[str, Any]:
     """Write one form of all modalities, and measure it."""
-    found = {}
+    found, (ranges_of, queries_of) = {}, shared
     for modality in vectors.modalities:
-        name = FOLDERS.get(modality, modality)
-        (place / f"{name}_emb").mkdir(parents=True, exist_ok=True)
-        ranges = _ranges(vectors, modality)
+        files, ranges, there = _files(vectors, place, modality), ranges_of(modality), []
+        files[0].parent.mkdir(parents=True, exist_ok=True)
         if kind is KINDS["int8"]:
-            with replacing(place / f"{name}_ranges.npy") as file:
+            with replacing(place / f"{FOLDERS.get(modality, modality)}_ranges.npy") as file:
                 np.save(file, ranges)
-        paths = []
-        for number, part in zip(vectors.numbers(modality), vectors.parts(modality), strict=True):
-            paths.append(place / f"{name}_emb" / f"{name}_emb_{number}.npy")
-            there = np.isfinite(part).all(1, keepdims=True)
-            with replacing(paths[-1]) as file:
-                np.save(file, kind.encode(np.where(there, part, 0), ranges))
-        measured = _measured(vectors, modality, kind, ranges, paths)
+        for path, part in zip(files, vectors.parts(modality), strict=True):
+            there.append(unit_rows(part).any(1))
+            with replacing(path) as file:
+                np.save(file, kind.encode(np.where(there[-1][:, None], part, 0), ranges))
+        asked, codes = queries_of(modality), _decoded(files, kind, ranges, np.concatenate(there))
+        measured = None if asked is None else _measured(vectors, modality, kind, ranges, asked, codes)
         found[modality] = measured
         if measured is not None:
             plain, again = measured["recall@10"], measured["rescored"]
@@ -192,19 +198,13 @@ def _ranges(vectors: Vectors, modality: str) -> np.ndarray:
 
 
 def _measured(
-    vectors: Vectors, among: str, kind: Kind, ranges: np.ndarray, paths: Sequence[Path]
-) -> dict[str, Any] | None:
-    """Recall of search in what was written, by queries of another modality where there is one; None of no rows."""
-    asked = _queries(vectors, among)
-    if asked is None:
-        return None
+    vectors: Vectors, among: str, kind: Kind, ranges: np.ndarray, asked: Held, codes: Blocks
+) -> dict[str, Any]:
+    """Recall of search in what was written."""
     queries = asked.queries
     if kind.of_queries:
         queries = kind.decode(kind.encode(queries, ranges), ranges)
-    there = np.zeros(vectors.samples, bool)
-    for numbers, _ in blocks(vectors, among):
-        there[numbers] = True
-    found = best(_decoded(paths, kind, ranges, there), queries, MORE * asked.k + 1)
+    found = best(codes, queries, MORE * asked.k + 1)
     right = asked.right(found, vectors, among)
     again = np.minimum(right.sum(1), asked.k) / asked.k  # float32 puts what is right first
     shares = asked.shares(found, vectors, among)
@@ -212,7 +212,7 @@ def _measured(
 
 
 def _queries(vectors: Vectors, among: str) -> Held | None:
-    """Those of the first other modality that has enough, or else of the one that has most."""
+    """Those of the first other modality that has enough, or else of the one that has most; None of no rows."""
     most = None
     for of in (*(one for one in vectors.modalities if one != among), among):
         asked = held(vectors, among, of, QUERIES, k=K)
@@ -223,9 +223,7 @@ def _queries(vectors: Vectors, among: str) -> Held | None:
     return most
 
 
-def _decoded(
-    paths: Sequence[Path], kind: Kind, ranges: np.ndarray, there: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _decoded(paths: Sequence[Path], kind: Kind, ranges: np.ndarray, there: np.ndarray) -> Blocks:
     """The rows that are there, some at a time: their numbers, and what their codes say."""
     first = 0
     for path in paths:

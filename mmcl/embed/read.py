@@ -96,7 +96,7 @@ class Vectors:
         Raises:
             MmclError: there is no such modality.
         """
-        return [part.path.stem.rpartition("_")[2] for part in self._of(modality)]
+        return [_digits(part.path) for part in self._of(modality)]
 
     def rows(self, modality: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Some rows of a modality, (len(rows), dim) float32.
@@ -224,7 +224,11 @@ def _files(folder: Path, suffix: str) -> list[Path]:
 
 def _number(path: Path) -> int:
     """Of a part, as its name says it: 10 comes after 9."""
-    number = path.stem.rpartition("_")[2]
+    number = _digits(path)
     if not number.isdigit():
         raise MmclError(f"{path} does not end in the number of a part, as in {path.stem}_0{path.suffix}.")
     return int(number)
+
+
+def _digits(path: Path) -> str:
+    return path.stem.rpartition("_")[2]

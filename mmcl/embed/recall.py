@@ -1,6 +1,6 @@
 """Exact search of the vectors of an export, part by part, and what share of it another search finds."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ EQUAL = 1e-5  # scores this near are equal: float32 sums of 512 products differ 
 LOWER = 1e-12  # of a score, a row: far below what float32 tells apart, and in float64 enough to put lower rows first
 Found = tuple[np.ndarray, np.ndarray]
 """Scores (queries, k) and rows (queries, k), best first; where there are fewer, minus infinity and row -1."""
+Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
+"""Numbers of rows, and (rows, dim) float32, some at a time."""
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -26,10 +28,8 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     return np.where(there, rows / np.where(there, lengths, 1), 0)
 
 
-def blocks(
-    vectors: Vectors, modality: str, allowed: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The rows of a modality that are there, some at a time: their numbers, and (rows, dim) float32 of length 1.
+def blocks(vectors: Vectors, modality: str, allowed: np.ndarray | None = None) -> Blocks:
+    """The rows of a modality that are there, at length 1.
 
     Args:
         vectors: of an export.
@@ -62,11 +62,11 @@ def nearest(vectors: Vectors, modality: str, queries: np.ndarray, k: int, allowe
     return best(blocks(vectors, modality, allowed), queries, k)
 
 
-def best(parts: Iterable[tuple[np.ndarray, np.ndarray]], queries: np.ndarray, k: int) -> Found:
+def best(parts: Blocks, queries: np.ndarray, k: int) -> Found:
     """The rows of greatest inner product with each query; of equal ones, of which bits have many, the lower rows.
 
     Args:
-        parts: numbers of rows, and (rows, dim) float32, some at a time.
+        parts: of what is searched.
         queries: (queries, dim) float32.
         k: how many rows of each.
     """
@@ -147,20 +147,34 @@ def held(
     Returns:
         None where there are no queries, or nothing to find.
     """
-    number, shares = share
-    several = min(4 * count * shares, vectors.samples)  # some may be absent
-    drawn = np.random.default_rng(SEED).choice(vectors.samples, several, replace=False)[number::shares]
-    order = np.argsort(drawn)  # files are read from the front to the back
-    asked, back = unit_rows(vectors.rows(of, drawn[order])), np.argsort(order)
-    present = np.any(asked, axis=1)[back]
-    there = np.sort(back[present][:count])  # the first that were drawn, from all over the export
-    if not len(there):
+    numbers, asked = drawn(vectors, of, count, 4 * count * share[1], share)
+    if not len(numbers):
         return None
-    own = drawn[order][there] if of == among else np.full(len(there), -1)
-    made = Held(of, own, asked[there], np.empty(0), k)
+    own = numbers if of == among else np.full(len(numbers), -1)
+    made = Held(of, own, asked, np.empty(0), k)
     scores, _ = made.without_own(nearest(vectors, among, made.queries, k + 1))
     k = int(np.isfinite(scores).sum(1).min())
     return made._replace(least=scores[:, k - 1], k=k) if k else None
+
+
+def drawn(
+    vectors: Vectors, modality: str, count: int, looked_at: int, share: tuple[int, int] = (0, 1)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some rows from all over an export, with a fixed seed: their numbers, ascending, and the rows at length 1.
+
+    Args:
+        vectors: of the export.
+        modality: one of them.
+        count: of rows; fewer where fewer of those that are looked at are there.
+        looked_at: rows that are drawn, of all shares, since some may be absent.
+        share: see `held`.
+    """
+    rng, (number, shares) = np.random.default_rng(SEED), share
+    numbers = rng.choice(vectors.samples, min(looked_at, vectors.samples), replace=False)[number::shares]
+    numbers = np.sort(numbers)  # files are read from the front to the back
+    rows = unit_rows(vectors.rows(modality, numbers))
+    there = np.sort(rng.permutation(np.flatnonzero(rows.any(1)))[:count])
+    return numbers[there], rows[there]
 
 
 def stated(shares: np.ndarray) -> dict[str, Any]:

@@ -12,14 +12,13 @@ import numpy as np
 import psutil
 
 from mmcl.embed import Vectors
-from mmcl.embed.recall import Found, Held, blocks, held, ordered, stated, unit_rows
+from mmcl.embed.recall import SEED, Found, Held, blocks, drawn, held, ordered, stated
 from mmcl.errors import MmclError
 from mmcl.search.plan import NEIGHBOURS, PER_LIST, Plan
 
 WANTED = 0.95
 """Recall@10 of exact search that the width is chosen for: the lower end of its 95 % interval."""
 QUERIES = 200  # held queries of each modality: as many choose the width, and as many others measure it
-SEED = 0
 WIDEST = {"flat": 1, "hnsw": 1024}
 Say = Callable[[str], None]
 
@@ -139,11 +138,8 @@ def _empty(vectors: Vectors, modality: str, plan: Plan, say: Say) -> Any:
         False,  # vectors themselves, and not what differs from the centre
     )
     lists.cp.spherical, lists.cp.niter, lists.cp.seed = True, 10, SEED
-    wanted = min(2 * PER_LIST * plan.lists, vectors.samples)  # some may be absent
-    rng = np.random.default_rng(SEED)
-    rows = unit_rows(vectors.rows(modality, np.sort(rng.choice(vectors.samples, wanted, replace=False))))
-    there = rng.permutation(np.flatnonzero(rows.any(1)))  # so that they are from all over the export
-    lists.train(rows[np.sort(there[: PER_LIST * plan.lists])])
+    wanted = PER_LIST * plan.lists
+    lists.train(drawn(vectors, modality, wanted, 2 * wanted)[1])
     return lists
 
 

@@ -11,15 +11,15 @@ import numpy as np
 from filelock import FileLock
 
 from mmcl.embed import Vectors
-from mmcl.embed.recall import blocks
+from mmcl.embed.recall import SEED, blocks
 from mmcl.errors import MmclError
 from mmcl.files import replacing, write_json
 from mmcl.search import plan as plans
-from mmcl.search.build import SEED, WANTED, Say, ask, ask_all, build, faiss_, widest
+from mmcl.search.build import WANTED, Say, ask, ask_all, build, faiss_, widest
 from mmcl.search.plan import Plan, planned
 
 FOLDER = ".index"
-FORMAT = 1
+FORMAT = 2
 KEPT_NOWHERE = "note: {} cannot be written ({}); the index is made anew each time."
 
 
